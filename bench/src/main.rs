@@ -1,0 +1,2 @@
+//! Load and yardsticks.
+fn main() {}

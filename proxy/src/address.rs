@@ -1,0 +1,1 @@
+//! Address classes and the guard in front of every dial.

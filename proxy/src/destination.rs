@@ -1,0 +1,161 @@
+//! Where a request wants to go: a host in one canonical spelling, and a port.
+//!
+//! A [`Host`] is either an IP address or a lower-case ASCII name; there is no third form, so nothing behind the
+//! parser has to think about `127.1`, `0x7f000001` or `EXAMPLE.com.` again.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use thiserror::Error;
+
+/// Longest host name in octets, without the trailing dot (RFC 1035 section 2.3.4).
+pub const HOST_OCTETS_MAX: usize = 253;
+const LABEL_OCTETS_MAX: usize = 63;
+
+/// A host in canonical form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A lower-case ASCII name without a trailing dot; never spelt like a number.
+    Name(Box<str>),
+    /// An address literal.
+    Ip(IpAddr),
+}
+
+/// Why some bytes are not a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HostError {
+    /// Nothing there.
+    #[error("the host is empty")]
+    Empty,
+    /// Over 253 octets, or a label over 63.
+    #[error("the host name is too long")]
+    TooLong,
+    /// A character or label shape no host name has.
+    #[error("the host name holds a character or label that is not allowed")]
+    BadName,
+    /// Ends in a number but is not a plain dotted quad (`127.1`, `0x7f.1`, `2130706433`).
+    #[error("the host is a number that is not a plain IPv4 address")]
+    OddIpv4,
+    /// Brackets without a plain IPv6 address in them.
+    #[error("the host is not a valid IPv6 address")]
+    BadIpv6,
+}
+
+impl Host {
+    /// Parses the host of a URI authority (RFC 3986 section 3.2.2): a name, a dotted quad, or IPv6 in brackets.
+    pub fn parse(bytes: &[u8]) -> Result<Self, HostError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| HostError::BadName)?;
+        if let Some(inner) = text.strip_prefix('[') {
+            let inner = inner.strip_suffix(']').ok_or(HostError::BadIpv6)?;
+            return inner.parse::<Ipv6Addr>().map(|ip| Self::Ip(ip.into())).map_err(|_| HostError::BadIpv6);
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.is_empty() {
+            return Err(HostError::Empty);
+        }
+        if name.len() > HOST_OCTETS_MAX {
+            return Err(HostError::TooLong);
+        }
+        if let Ok(ip) = name.parse::<Ipv4Addr>() {
+            return Ok(Self::Ip(ip.into()));
+        }
+        let mut last = "";
+        for label in name.split('.') {
+            if label.len() > LABEL_OCTETS_MAX {
+                return Err(HostError::TooLong);
+            }
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            if label.is_empty() || label.starts_with('-') || label.ends_with('-') || !label.bytes().all(plain)
+            {
+                return Err(HostError::BadName);
+            }
+            last = label;
+        }
+        if is_number(last) {
+            return Err(HostError::OddIpv4);
+        }
+        Ok(Self::Name(name.to_ascii_lowercase().into_boxed_str()))
+    }
+
+    /// The name, if it is one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Ip(_) => None,
+        }
+    }
+}
+
+/// The "ends in a number" test of the WHATWG URL standard, for one label: all digits, or `0x` and hex digits.
+fn is_number(label: &str) -> bool {
+    if label.bytes().all(|b| b.is_ascii_digit()) {
+        return true;
+    }
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+impl fmt::Display for Host {
+    /// As in a URI authority: IPv6 in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Ip(IpAddr::V4(ip)) => ip.fmt(f),
+            Self::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+        }
+    }
+}
+
+/// A host and a port from 1 to 65535.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Where to.
+    pub host: Host,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lower_case_and_lose_one_trailing_dot() {
+        assert_eq!(Host::parse(b"API.Example.COM."), Ok(Host::Name("api.example.com".into())));
+        assert_eq!(Host::parse(b"a.."), Err(HostError::BadName));
+        assert_eq!(Host::parse(b"."), Err(HostError::Empty));
+    }
+
+    #[test]
+    fn odd_ipv4_spellings_are_refused_not_resolved() {
+        for odd in
+            ["127.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "1.2.3.4.5", "example.0x"]
+        {
+            assert_eq!(Host::parse(odd.as_bytes()), Err(HostError::OddIpv4), "{odd}");
+        }
+        assert_eq!(Host::parse(b"127.0.0.1."), Ok(Host::Ip(Ipv4Addr::LOCALHOST.into())));
+    }
+
+    #[test]
+    fn ipv6_needs_brackets_and_no_zone() {
+        assert_eq!(Host::parse(b"[::1]"), Ok(Host::Ip(Ipv6Addr::LOCALHOST.into())));
+        for bad in ["[::1", "[]", "[fe80::1%25eth0]", "[::1]x"] {
+            assert_eq!(Host::parse(bad.as_bytes()), Err(HostError::BadIpv6), "{bad}");
+        }
+        assert_eq!(Host::parse(b"::1"), Err(HostError::BadName));
+    }
+
+    #[test]
+    fn junk_is_refused() {
+        for junk in [&b"a b"[..], b"a\0", b"\xff", b"a/b", b"user@host", b"-a", b"a-"] {
+            assert_eq!(Host::parse(junk), Err(HostError::BadName), "{junk:?}");
+        }
+        assert_eq!(Host::parse(&[b'a'; 64]), Err(HostError::TooLong));
+    }
+}

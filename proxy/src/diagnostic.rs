@@ -1,0 +1,1 @@
+//! Errors in files people write: position, message, remedy; all of them at once.

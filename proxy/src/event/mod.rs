@@ -1,0 +1,1 @@
+//! What Sluice tells the world: events, the summary.

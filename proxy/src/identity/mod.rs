@@ -1,0 +1,1 @@
+//! Which binary asked.
