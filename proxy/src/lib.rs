@@ -10,3 +10,4 @@ pub mod http;
 pub mod identity;
 pub mod policy;
 pub mod yaml;
+pub mod worker;

@@ -10,11 +10,8 @@ use std::time::Duration;
 
 use monoio::net::TcpStream;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recv, send, setsockopt,
-    socket, sockopt,
-};
-use socket2::{SockAddr, SockRef};
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 /// One side of a session: a byte stream driven by readiness. TLS is one more side, not a second engine (decision 11).
 pub(crate) trait Side {
@@ -59,16 +56,15 @@ impl Socket {
 
     /// Dials `address`; the caller bounds the time by dropping the future.
     pub(crate) async fn dial(address: SocketAddr) -> io::Result<Self> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
-        setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
-        let pending = match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let fresh = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        fresh.set_tcp_nodelay(true)?;
+        let pending = match fresh.connect(&address.into()) {
             Ok(()) => false,
-            Err(Errno::EINPROGRESS) => true,
-            Err(error) => return Err(error.into()),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            Err(error) => return Err(error),
         };
-        let socket = Self::adopt(fd)?;
+        let socket = Self::adopt(fresh.into())?;
         if pending {
             socket.writable().await?;
             if let Some(error) = SockRef::from(&socket).take_error()? {
