@@ -69,15 +69,15 @@ struct Inner {
 }
 
 impl Ledger {
-    /// Takes an event into account, if it is an attempt.
-    pub fn note(&self, event: &Event<'_>) {
-        let Some(stage) = stage_of(event) else { return };
+    /// Takes an event into account, if it is an attempt. True when it is the first of its kind.
+    pub fn note(&self, event: &Event<'_>) -> bool {
+        let Some(stage) = stage_of(event) else { return false };
         let key = key_of(stage, event);
         let count = event.count.unwrap_or(1);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.lines.len() >= LINES_MAX && !inner.lines.contains_key(&key) {
             inner.beyond += count;
-            return;
+            return false;
         }
         let line = inner.lines.entry(key).or_insert_with(|| Line {
             count: 0,
@@ -92,6 +92,7 @@ impl Ledger {
         if line.hint.is_none() {
             line.hint = event.hint.map(Into::into);
         }
+        line.count == count
     }
 
     /// All lines, ordered by stage, then as they came.
@@ -108,7 +109,7 @@ impl Ledger {
     }
 }
 
-fn stage_of(event: &Event<'_>) -> Option<Stage> {
+pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
     match (event.event, event.action) {
         (Kind::ConnectAllowed | Kind::RequestAllowed, Some(Action::Audited)) => Some(Stage::Audited),
         (Kind::ConnectAllowed | Kind::RequestAllowed, _) => Some(Stage::Allowed),

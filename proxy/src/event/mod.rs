@@ -3,18 +3,20 @@
 //! This module owns the shape of an event and its way out. It never decides anything and never blocks whoever reports.
 //!
 //! The life of an event: a worker, the bypass core or the control plane fills an [`Event`] with borrowed text and hands
-//! it to its [`Journal`](journal::Journal) (`journal.rs`), which renders one line of NDJSON into a bounded buffer that a
-//! single writer thread empties; the same call feeds the [`Ledger`](ledger::Ledger) (`ledger.rs`), which folds what was
-//! seen into the summary of `exec` and the answers of `denials`.
+//! it to the [`Reporter`] (`reporter.rs`). That renders one line of NDJSON into the bounded buffer of the
+//! [`Journal`](journal::Journal) (`journal.rs`), which a single writer thread empties; folds it into the
+//! [`Ledger`](ledger::Ledger) (`ledger.rs`) behind the summary of `exec`; and says refusals in words in the log.
 
 pub mod journal;
 pub mod ledger;
+mod reporter;
 mod time;
 
 use std::net::IpAddr;
 
 use serde::Serialize;
 
+pub use reporter::{Reporter, Words};
 pub use time::Time;
 
 /// What happened. The names are relied upon by shippers and dashboards.

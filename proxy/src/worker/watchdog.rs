@@ -81,7 +81,7 @@ impl Watchdog {
     pub(crate) fn watch<T>(&self, client: &impl AsRawFd, owner: *const T, lifetime: Duration) -> Rc<Watch> {
         let watch = Rc::new(Watch {
             deadline: Cell::new(u64::MAX),
-            end: Cell::new(self.clock.get().saturating_add(millis(lifetime))),
+            end: Cell::new(self.after(lifetime)),
             aim: Cell::new(Aim::Both),
             client: client.as_raw_fd(),
             upstream: Cell::new(None),
@@ -91,6 +91,10 @@ impl Watchdog {
         });
         self.watches.borrow_mut().push(Rc::downgrade(&watch));
         watch
+    }
+
+    fn after(&self, within: Duration) -> u64 {
+        if within.is_zero() { u64::MAX } else { self.clock.get().saturating_add(millis(within)) }
     }
 
     /// Ends what has expired and forgets what is gone. Linear in the connections, four times a second: 10,000 of them
