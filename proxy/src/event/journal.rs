@@ -36,6 +36,16 @@ impl Target {
     }
 }
 
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("nowhere"),
+            Self::Stdout => f.write_str("standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// How soon a line must be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
