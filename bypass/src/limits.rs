@@ -1,0 +1,42 @@
+//! Every bound of this crate, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Bytes of one `/dev/kmsg` read. The kernel never prints a longer record (`PRINTK_MESSAGE_MAX` is 2,048 since
+/// Linux 6.5, 8,192 before) and fails the read with EINVAL when the buffer is too small.
+pub const KMSG_RECORD_BYTES: usize = 8192;
+
+/// Records read from one source before the others and the commands get a turn. At 2 µs a record that is half a
+/// millisecond, so a flood on one source delays the rest by less than the 1 ms promised for an event.
+pub const RECORDS_PER_TURN: usize = 256;
+
+/// How often a [`crate::Sink`] is called at least when nothing happens, so that it can end folding windows.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// How long [`crate::fold::Fold`] collects repetitions before it reports them.
+pub const FOLD_WINDOW: Duration = Duration::from_secs(5);
+
+/// Distinct (process, destination, port, protocol) that one sandbox's [`crate::fold::Fold`] tells apart at a
+/// time. Worst case about 100 bytes each: 50 KiB a sandbox. A port scan has more; the rest is one entry, `other`.
+pub const FOLD_KEYS: usize = 512;
+
+/// Longest sandbox name in a [`crate::Tag`], in bytes: the prefix of an nft log rule holds 127.
+pub const TAG_NAME_BYTES: usize = 40;
+
+/// Bytes of one NFLOG netlink read: one datagram holds at most this many (`NFULNL_NLBUFSIZ_DEFAULT` is a page,
+/// and we ask the kernel for no more than the packet's headers).
+pub const NFLOG_DATAGRAM_BYTES: usize = 16 * 1024;
+
+/// Bytes of packet NFLOG copies to us: an IPv6 header, a few extension headers and a TCP header.
+pub const NFLOG_COPY_BYTES: u32 = 160;
+
+/// Receive buffer of one NFLOG socket in bytes; about 8,000 messages, a quarter of a second of the highest flood
+/// one sandbox can produce.
+pub const NFLOG_SOCKET_BYTES: usize = 4 << 20;
+
+/// How often an alert monitor looks for records, see [`crate::monitor`]. One look costs about 2 µs.
+pub const ALERT_POLL: Duration = Duration::from_micros(200);
+
+/// How long a monitor stays alert after a nudge or an attempt: longer than the longest timer tick (10 ms at
+/// HZ=100), after which the kernel wakes it anyway.
+pub const ALERT_TIME: Duration = Duration::from_millis(12);
