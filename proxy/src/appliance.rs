@@ -20,6 +20,7 @@ use crate::event::Reporter;
 use crate::event::journal::{Journal, Target, Writer};
 use crate::event::ledger::Ledger;
 use crate::event::Words;
+use crate::http::rewrite::Pseudonym;
 use crate::identity::Scanner;
 use crate::limits::Limits;
 use crate::sandbox::{Sandbox, Sources};
@@ -28,6 +29,8 @@ use crate::worker::{Behind, Settings, Worker};
 
 /// Connections the kernel may hold for a host listener before they are accepted.
 const BACKLOG: i32 = 4096;
+/// Identity lookups that may wait for a search of `/proc`, all sandboxes together.
+const SCANS_WAITING_MAX: usize = 4096;
 /// How long the bypass core may take to read what was logged before it is stopped.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often the host's own addresses are read again for the address guard.
@@ -108,7 +111,7 @@ pub struct Appliance {
     // In the order in which they end.
     monitor: Option<Monitor<Watch>>,
     workers: Vec<Worker>,
-    scanner: Scanner,
+    scanner: Arc<Scanner>,
     control: Control,
     reporter: Reporter,
     writer: Option<Writer>,
@@ -122,11 +125,11 @@ impl Appliance {
             .map_err(|source| StartError::Events { target: plan.events.to_string(), source })?;
         let reporter = Reporter::new(journal, Arc::new(Ledger::default()), plan.words);
         let control = Control::start().map_err(part("the control plane"))?;
-        let scanner = Scanner::start().map_err(part("the identity scanner"))?;
+        let scanner = Arc::new(Scanner::start(SCANS_WAITING_MAX).map_err(part("the identity scanner"))?);
         let names = Names::new(control.runtime().clone(), plan.names);
         let guard = keep_guard(&control, plan.permit_special, plan.dial_from.as_ref());
         let limits = Arc::new(plan.limits);
-        let pseudonym: Arc<str> = format!("sluice-{:08x}", rand_u32()).into();
+        let pseudonym = Pseudonym::new(random());
         let mut workers = Vec::with_capacity(plan.workers.len());
         for (index, core) in plan.workers.into_iter().enumerate() {
             let dial_from = plan.dial_from.as_ref().map(OwnedFd::try_clone).transpose().map_err(part("a worker"))?;
@@ -137,7 +140,8 @@ impl Appliance {
                 limits: Arc::clone(&limits),
                 names: names.clone(),
                 guard: Arc::clone(&guard),
-                pseudonym: Arc::clone(&pseudonym),
+                pseudonym: pseudonym.clone(),
+                scanner: Arc::clone(&scanner),
             };
             workers.push(Worker::start(settings).map_err(part("a worker"))?);
         }
@@ -151,7 +155,7 @@ impl Appliance {
     }
 
     /// Where `/proc` is read at length.
-    pub fn scanner(&self) -> &Scanner {
+    pub fn scanner(&self) -> &Arc<Scanner> {
         &self.scanner
     }
 
@@ -297,8 +301,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// A number that differs from process to process.
-fn rand_u32() -> u32 {
+fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // Seeded by the kernel's random source.
-    std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

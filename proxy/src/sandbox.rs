@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 
 use crate::address::Cidr;
 use crate::event::Reporter;
@@ -50,8 +50,8 @@ impl Sandbox {
     }
 
     /// The policy in force. One decision reads one snapshot.
-    pub fn policy(&self) -> Guard<Arc<Policy>> {
-        self.policy.load()
+    pub fn policy_now(&self) -> Arc<Policy> {
+        self.policy.load_full()
     }
 
     /// Finds out who is asking, if that is wanted and possible.

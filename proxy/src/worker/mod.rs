@@ -8,16 +8,20 @@
 //! `watchdog.rs` ends what takes too long, `mailbox.rs` is how the other threads reach a worker.
 
 mod accept;
+mod body;
 mod buffers;
 mod connect;
 mod dial;
+mod exchange;
 mod forward;
 mod mailbox;
 mod names;
 mod pending;
 mod pipes;
 mod race;
+mod refusal;
 mod relay;
+mod report;
 mod session;
 mod socket;
 mod upstream;
@@ -41,7 +45,9 @@ use monoio::{IoUringDriver, RuntimeBuilder};
 
 use crate::address::Guard;
 use crate::control::names::{Answer, Names};
-use crate::identity::Identity;
+use crate::http::limits::HeadLimits;
+use crate::http::rewrite::Pseudonym;
+use crate::identity::{Identity, Scanner};
 use crate::limits::Limits;
 use crate::measures::WorkerMeasures;
 use crate::sandbox::{Sandbox, Sources};
@@ -102,8 +108,10 @@ pub struct Settings {
     pub names: Names,
     /// What stands in front of every dial.
     pub guard: Arc<ArcSwap<Guard>>,
-    /// How this proxy calls itself in `Via`, random per process: a request that carries it has been here.
-    pub pseudonym: Arc<str>,
+    /// How this proxy calls itself in `Via`: a request that carries it has been here.
+    pub pseudonym: Pseudonym,
+    /// Where `/proc` is read at length.
+    pub scanner: Arc<Scanner>,
 }
 
 /// A running worker.
@@ -172,7 +180,8 @@ impl Drop for Worker {
 pub(crate) struct Core {
     pub(crate) limits: Arc<Limits>,
     pub(crate) guard: Arc<ArcSwap<Guard>>,
-    pub(crate) pseudonym: Arc<str>,
+    pub(crate) pseudonym: Pseudonym,
+    pub(crate) scanner: Arc<Scanner>,
     pub(crate) measures: WorkerMeasures,
     pub(crate) means: relay::Means,
     pub(crate) watchdog: Watchdog,
@@ -212,6 +221,7 @@ fn run(
         limits: settings.limits,
         guard: settings.guard,
         pseudonym: settings.pseudonym,
+        scanner: settings.scanner,
         sender,
         accepting: RefCell::default(),
         stopping: Cell::new(false),
@@ -233,6 +243,15 @@ fn prepare(settings: &Settings) -> io::Result<()> {
 }
 
 impl Core {
+    /// The bounds on a head, as HTTP wants them.
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        HeadLimits {
+            head_octets_max: self.limits.head_bytes,
+            fields_max: self.limits.head_count,
+            ..HeadLimits::default()
+        }
+    }
+
     /// Takes mail until told to stop, then waits for the connections to say their last.
     async fn live(self: Rc<Self>, mailbox: Mailbox, beat: Arc<AtomicU64>) {
         monoio::spawn(Rc::clone(&self).keep_time(beat));
