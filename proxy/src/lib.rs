@@ -1,11 +1,13 @@
 //! The egress proxy of Sluice.
 
 pub mod address;
+pub mod cli;
 pub mod config;
 pub mod destination;
 pub mod diagnostic;
 pub mod event;
 pub mod http;
 pub mod identity;
+pub mod limits;
 pub mod policy;
 pub mod yaml;
