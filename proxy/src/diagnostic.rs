@@ -251,10 +251,7 @@ mod tests {
         let mut out = Diagnostics::default();
         out.add_source(&"a.yaml".into(), "version: 1\n\tété: x\n");
         out.error(place("a.yaml", 2, 5), "bad");
-        assert_eq!(
-            out.with_source().to_string(),
-            "a.yaml:2:5: error: bad\n    2 |  été: x\n      |     ^\n"
-        );
+        assert_eq!(out.with_source().to_string(), "a.yaml:2:5: error: bad\n    2 |  été: x\n      |     ^\n");
     }
 
     #[test]

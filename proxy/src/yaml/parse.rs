@@ -110,7 +110,8 @@ impl Builder<'_> {
         };
         self.nodes += 1;
         if anchor != 0 {
-            return self.stop(at, "anchors and aliases (\"&name\", \"*name\") are not supported; write it out");
+            return self
+                .stop(at, "anchors and aliases (\"&name\", \"*name\") are not supported; write it out");
         }
         if tag {
             return self.stop(at, "tags (\"!name\") are not supported");
@@ -138,7 +139,8 @@ impl Builder<'_> {
             Some(Open::Mapping { entries, key, seen, .. }) => match mem::take(key) {
                 None => *key = Some(node),
                 Some(key) => {
-                    let place = |n: &Node| Place { file: Arc::clone(self.file), line: n.line, column: n.column };
+                    let place =
+                        |n: &Node| Place { file: Arc::clone(self.file), line: n.line, column: n.column };
                     let Some(text) = key.text() else {
                         let message = format!("a key must be text, found {}", key.describe());
                         return self.out.error(place(&key), message);

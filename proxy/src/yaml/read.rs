@@ -77,12 +77,26 @@ impl<'a> Reader<'a> {
 
     /// A mapping whose keys are all in `known`; the others are errors with a suggestion.
     pub fn mapping<'n>(&mut self, node: &'n Node, known: &[&str]) -> Option<Fields<'n>> {
+        self.mapping_refusing(node, known, &[])
+    }
+
+    /// The same, with keys that are understood but not honoured, and why: they are errors, never silently ignored.
+    pub fn mapping_refusing<'n>(
+        &mut self,
+        node: &'n Node,
+        known: &[&str],
+        refused: &[(&str, &str)],
+    ) -> Option<Fields<'n>> {
         let Value::Mapping(entries) = &node.value else { return self.expected(node, "a mapping") };
         let mut fields = Fields { node, entries: Vec::with_capacity(entries.len()) };
         for (key, value) in entries {
             let name = key.text().unwrap_or_default();
             if known.contains(&name) {
                 fields.entries.push((key, value));
+                continue;
+            }
+            if let Some((_, why)) = refused.iter().find(|(refused, _)| *refused == name) {
+                self.error(key, format!("key \"{name}\" is not supported yet: {why}"));
                 continue;
             }
             let message = format!("unknown key \"{}\"", shorten(name));
@@ -269,7 +283,10 @@ mod tests {
         for bad in ["0", "65536", "\"443\"", "+5", "0x1bb", "-1", "[1]", "4 43", "99999999999999999999"] {
             let (port, errors) = read(bad, |r, n| r.port(n));
             assert_eq!(port, None, "{bad}");
-            assert!(errors.starts_with("t.yaml:1:1: error: expected a port from 1 to 65535, found "), "{errors}");
+            assert!(
+                errors.starts_with("t.yaml:1:1: error: expected a port from 1 to 65535, found "),
+                "{errors}"
+            );
         }
     }
 
