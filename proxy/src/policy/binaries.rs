@@ -181,9 +181,9 @@ mod tests {
         let alone = |path| lists(&table, &BinaryFacts { exe: program(path), ancestors: &[] });
         assert_eq!(alone("/usr/bin/curl"), [0, 1]);
         assert_eq!(alone("/bin/bash"), [1]);
-        assert_eq!(alone("/bin/x/sh"), []);
+        assert_eq!(alone("/bin/x/sh"), [0_u32; 0]);
         assert_eq!(alone("/opt/a/b/node"), [2]);
-        assert_eq!(alone("/usr/bin/curl2"), []);
+        assert_eq!(alone("/usr/bin/curl2"), [0_u32; 0]);
         let facts =
             BinaryFacts { exe: program("/usr/bin/env"), ancestors: &[program("/bin/x"), program("/bin/sh")] };
         assert_eq!(lists(&table, &facts), [1]);
@@ -204,7 +204,8 @@ mod tests {
     fn a_pinned_program_needs_its_hash() {
         let pinned = [pattern("/usr/bin/curl", Some([7; 32]))];
         let table = Table::new(&[&pinned], &|_| None);
-        for (sha256, expected) in [(None, &[][..]), (Some(&[7; 32]), &[0]), (Some(&[8; 32]), &[])] {
+        let cases: [(_, &[u32]); 3] = [(None, &[]), (Some(&[7; 32]), &[0]), (Some(&[8; 32]), &[])];
+        for (sha256, expected) in cases {
             let exe = Program { path: Path::new("/usr/bin/curl"), sha256 };
             assert_eq!(lists(&table, &BinaryFacts { exe, ancestors: &[] }), expected);
         }

@@ -167,9 +167,4 @@ impl Policy {
         }
         visit(&self.hostless);
     }
-
-    /// Every endpoint in the order of the file.
-    pub(super) fn rows(&self) -> &[Row] {
-        &self.rows
-    }
 }

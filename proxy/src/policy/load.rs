@@ -24,7 +24,7 @@ const TOP: &[&str] = &["version", "filesystem_policy", "landlock", "process", "n
 const TOP_REFUSED: &[(&str, &str)] = &[("network_middlewares", "Sluice runs no middleware")];
 
 /// Where a policy comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// Everything that the address guard lets through, for any program.
     Open,
@@ -88,6 +88,12 @@ pub fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// What a binary's path resolves to on this host, for [`compile_with`](super::Policy::compile_with): right for
+/// sandboxes that share the host's file system.
+pub fn host_links(path: &str) -> Option<String> {
+    fs::canonicalize(path).ok()?.into_os_string().into_string().ok()
+}
+
 /// The built-in policies; a file source gives `deny`.
 pub fn builtin(source: &Source) -> PolicyFile {
     let name: Arc<str> = if *source == Source::Open { "open".into() } else { "deny".into() };
@@ -128,12 +134,11 @@ pub(crate) fn from_tree(root: &Node, file: &Arc<str>, out: &mut Diagnostics) -> 
         Some(version) => reader.error(version, format!("expected version 1, found {}", version.describe())),
         None => reader.error_with_help(root, "the key \"version\" is missing", "write \"version: 1\""),
     }
-    let rules = match top.get("network_policies") {
-        Some(node) => load_rules::rules(&mut reader, node),
-        None => {
-            reader.note(root, "no network_policies: every destination is denied");
-            Vec::new()
-        }
+    let rules = if let Some(node) = top.get("network_policies") {
+        load_rules::rules(&mut reader, node)
+    } else {
+        reader.note(root, "no network_policies: every destination is denied");
+        Vec::new()
     };
     let confinement = confinement(&mut reader, &top);
     Some(PolicyFile { source: Arc::clone(file), rules, confinement })

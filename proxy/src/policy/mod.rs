@@ -5,7 +5,7 @@
 //! the policy.
 //!
 //! The life of a policy: [`load`] turns text into a [`PolicyFile`] or into every error at once (`load.rs`,
-//! `load_rules.rs`, over the types of `model.rs`); [`Policy::compile`] makes the tables (`compile.rs`, with names in
+//! `load_rules.rs`, `load_requests.rs`, over the types of `model.rs`); [`Policy::compile`] makes the tables (`compile.rs`, with names in
 //! `trie.rs` and programs in `binaries.rs`).
 //!
 //! The life of a decision: identity hands in [`BinaryFacts`] once per process and keeps the [`BinarySet`];
@@ -28,6 +28,7 @@ mod deny;
 pub mod glob;
 pub mod host;
 mod load;
+mod load_requests;
 mod load_rules;
 pub mod model;
 pub mod path;
@@ -39,5 +40,8 @@ pub use binaries::{BinaryFacts, BinarySet, Program};
 pub use compile::Policy;
 pub use decide::{AddressRule, Ask, Asker, Kind, Permit, Protocol, Reach, Request, decide};
 pub use deny::{DeniedRequest, Deny, Miss, NEAR_MISSES_MAX, NearMiss, Reason, hint};
-pub use load::{Loaded, Source, builtin, load, parse};
+pub(crate) use load::from_tree;
+pub use load::{
+    FILESYSTEM_PATHS_MAX, Loaded, PATH_OCTETS_MAX, Source, builtin, host_links, load, parse, read,
+};
 pub use model::{Confinement, Enforcement, PolicyFile, Sni};

@@ -24,6 +24,13 @@ pub struct PolicyFile {
     pub confinement: Confinement,
 }
 
+impl PolicyFile {
+    /// Whether a rule names binaries: then a sandbox whose processes cannot be known must not use this policy.
+    pub fn names_binaries(&self) -> bool {
+        self.rules.iter().any(|rule| rule.head.binaries != Binaries::Any)
+    }
+}
+
 /// One entry of `network_policies`: every listed binary may reach every listed endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

@@ -8,7 +8,7 @@
 //! - **judged**: what rules are matched against: *sent* with everything decoded but `%2F` and `%25`.
 //!
 //! What cannot be brought into one meaning is refused: broken escapes, control characters, `\` (some origins take it
-//! for `/`), and `..;` (some origins take it for `..`). An escaped slash is kept and reported; whether it may pass is
+//! for `/`), `..;` (some origins take it for `..`), and `..%2F`. An escaped slash is kept and reported; whether it may pass is
 //! the endpoint's to say.
 
 use std::borrow::Cow;
@@ -44,6 +44,9 @@ pub enum PathError {
     /// `..;` or `.;` at the start of a segment.
     #[error("the path holds a dot segment with parameters, which servers read in different ways")]
     DotParameters,
+    /// A dot segment or nothing beside an escaped slash, as in `/x/..%2Fadmin`.
+    #[error("the path hides a dot segment behind an escaped slash")]
+    HiddenDots,
 }
 
 /// Brings the path of a request (without its query) into one spelling. `*` (OPTIONS) stands for itself.
@@ -99,6 +102,9 @@ fn rewrite<'a>(path: &'a [u8], inside: &[u8]) -> Result<CanonicalPath<'a>, PathE
         if matches!(name, [b'.', b';', ..] | [b'.', b'.', b';', ..]) {
             return Err(PathError::DotParameters);
         }
+        if slashes && hides_dots(name) {
+            return Err(PathError::HiddenDots);
+        }
         directory = matches!(name, b"" | b"." | b"..");
         if !directory {
             escaped_slash |= slashes;
@@ -116,6 +122,22 @@ fn rewrite<'a>(path: &'a [u8], inside: &[u8]) -> Result<CanonicalPath<'a>, PathE
     // `escaped_slash` may stem from a segment that `..` removed; then it is reported without need, to the safe side.
     let sent = if sent == path { Cow::Borrowed(path) } else { Cow::Owned(sent) };
     Ok(CanonicalPath { sent, judged: Cow::Owned(judged), escaped_slash })
+}
+
+/// Whether a segment would turn into dot or empty segments where `%2F` is taken for a slash.
+fn hides_dots(segment: &[u8]) -> bool {
+    let mut left = segment;
+    loop {
+        let end = left.windows(3).position(|octets| octets == b"%2F");
+        let part = left.get(..end.unwrap_or(left.len())).unwrap_or_default();
+        if matches!(part, b"" | b"." | b".." | [b'.', b';', ..] | [b'.', b'.', b';', ..]) {
+            return true;
+        }
+        match end.and_then(|end| left.get(end + 3..)) {
+            Some(after) => left = after,
+            None => return false,
+        }
+    }
 }
 
 /// Appends one segment to both views; tells whether it holds an escaped slash.
@@ -224,6 +246,11 @@ mod tests {
             ("/a%5cb", PathError::Backslash),
             ("/a/..;/b", PathError::DotParameters),
             ("/a/%2e.;x/b", PathError::DotParameters),
+            ("/a/..%2fb", PathError::HiddenDots),
+            ("/a%2f%2e%2e%2fb", PathError::HiddenDots),
+            ("/a%2f%2fb", PathError::HiddenDots),
+            ("/%2fb", PathError::HiddenDots),
+            ("/b%2f", PathError::HiddenDots),
         ] {
             assert_eq!(canonical(path.as_bytes()), Err(error), "{path}");
         }

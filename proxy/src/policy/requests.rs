@@ -41,9 +41,8 @@ pub(super) fn judge<'a>(
     request: &Request<'a>,
 ) -> Result<Verdict<'a>, Refusal> {
     let judging: Ids = matched.iter().copied().filter(|&id| of(policy, id).is_some()).collect();
-    let path = match canonical(request.path) {
-        Ok(path) => path,
-        Err(_) => return all_audit(policy, judging, Reason::PathMalformed, Cow::Borrowed(request.path)),
+    let Ok(path) = canonical(request.path) else {
+        return all_audit(policy, judging, Reason::PathMalformed, Cow::Borrowed(request.path));
     };
     let selected: Ids =
         judging.iter().copied().filter(|&id| of(policy, id).is_some_and(|r| selects(r, &path))).collect();

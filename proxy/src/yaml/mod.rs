@@ -11,7 +11,7 @@ mod parse;
 mod read;
 
 pub use parse::{DEPTH_MAX, FILE_OCTETS_MAX, NODES_MAX, parse};
-pub use read::{Fields, Reader};
+pub use read::{Fields, Given, Reader};
 
 /// A value and where it starts. Lines and columns count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]

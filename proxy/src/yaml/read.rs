@@ -30,6 +30,15 @@ impl<'n> Fields<'n> {
         self.entries.iter().find(|(k, _)| k.text() == Some(key)).map(|(_, value)| *value)
     }
 
+    /// The value of a key, as `read` takes it.
+    pub fn read<T>(&self, key: &str, read: impl FnOnce(&'n Node) -> Option<T>) -> Given<T> {
+        match self.get(key).map(read) {
+            None => Given::Absent,
+            Some(None) => Given::Bad,
+            Some(Some(value)) => Given::Good(value),
+        }
+    }
+
     /// The key's own node, for its place.
     pub fn key(&self, key: &str) -> Option<&'n Node> {
         self.entries.iter().find(|(k, _)| k.text() == Some(key)).map(|(k, _)| *k)
@@ -38,6 +47,50 @@ impl<'n> Fields<'n> {
     /// The mapping itself, for its place.
     pub fn node(&self) -> &'n Node {
         self.node
+    }
+}
+
+/// What a key held. A bad value is not an absent one: its error is told, and no other should follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given<T> {
+    /// The key is not there.
+    Absent,
+    /// It is, with a value whose error has been recorded.
+    Bad,
+    /// It is.
+    Good(T),
+}
+
+impl<T> Given<T> {
+    /// Whether the key is there.
+    pub fn is_given(&self) -> bool {
+        !matches!(self, Self::Absent)
+    }
+
+    /// The value, if there is a good one.
+    pub fn good(self) -> Option<T> {
+        match self {
+            Self::Good(value) => Some(value),
+            Self::Absent | Self::Bad => None,
+        }
+    }
+
+    /// The value or, if the key is absent, the default; none if the value is bad.
+    pub fn or(self, default: T) -> Option<T> {
+        match self {
+            Self::Absent => Some(default),
+            Self::Bad => None,
+            Self::Good(value) => Some(value),
+        }
+    }
+
+    /// Changes a good value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Given<U> {
+        match self {
+            Self::Absent => Given::Absent,
+            Self::Bad => Given::Bad,
+            Self::Good(value) => Given::Good(change(value)),
+        }
     }
 }
 
@@ -251,6 +304,10 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the methods are not general over the reader's lifetime"
+)]
 mod tests {
     use super::*;
     use crate::yaml::parse;
