@@ -1,1 +1,125 @@
 //! The daemon's configuration file.
+//!
+//! Owns the schema of `sluice serve --config`. Never acts on it: no socket is bound, no folder made.
+//!
+//! The life of a configuration: [`load`] reads the file and every policy it names (`load.rs`), and gives a [`Config`]
+//! in which all policies are loaded, or every error of all those files at once, each at its own place.
+
+mod load;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+pub(crate) use load::from_tree;
+pub use load::{Files, Loaded, NAME_CHARS_MAX, SANDBOXES_MAX, is_name, load, parse};
+
+use crate::diagnostic::Place;
+use crate::limits::{Limits, SandboxLimits};
+use crate::policy::{PolicyFile, Source};
+
+/// Everything `serve` can be told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where the proxy listens inside every made or attached sandbox.
+    pub proxy_address: SocketAddr,
+    /// The host's listener for external sandboxes; none if absent.
+    pub listen: Option<SocketAddr>,
+    /// How many workers, and where.
+    pub workers: Workers,
+    /// Where the bypass monitor runs.
+    pub bypass_core: Core,
+    /// The admin API's Unix socket.
+    pub admin_socket: PathBuf,
+    /// `/metrics`, `/live`, `/ready`; none if absent.
+    pub metrics: Option<SocketAddr>,
+    /// Where events go, as NDJSON.
+    pub events: EventSink,
+    /// Where namespaces and other things to tidy up are noted.
+    pub state_dir: PathBuf,
+    /// Blocks that the address guard lets through though they are special.
+    pub permit_special_addresses: Vec<IpNet>,
+    /// The `timeouts` and `limits` blocks.
+    pub limits: Limits,
+    /// The static sandboxes; more come through the admin API.
+    pub sandboxes: Vec<SandboxConfig>,
+}
+
+/// `workers` and `cores`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each core that is not the bypass monitor's.
+    Auto,
+    /// This many, on the first cores.
+    Count(usize),
+    /// One on each of these cores; no duplicates.
+    Cores(Vec<usize>),
+}
+
+/// `bypass_core`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Core {
+    /// The last one.
+    Auto,
+    /// This one.
+    Pinned(usize),
+}
+
+/// `events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventSink {
+    /// `-`, the default.
+    Stdout,
+    /// Appended to.
+    File(PathBuf),
+}
+
+/// One entry of `sandboxes`: an external sandbox, known by its source address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SandboxConfig {
+    /// Unique; see [`is_name`].
+    pub name: Arc<str>,
+    /// Its addresses. The longest prefix that holds a client's address decides.
+    pub source: IpNet,
+    /// How the asking process is found.
+    pub identity: IdentityMode,
+    /// What `policy` says.
+    pub policy_source: Source,
+    /// The policy; the same for all sandboxes that name the same file.
+    pub policy: Arc<PolicyFile>,
+    /// Its share.
+    pub limits: SandboxLimits,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// `identity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityMode {
+    /// The program behind the socket, and its ancestors.
+    Process,
+    /// Only the user behind the socket.
+    Uid,
+    /// Nothing; a policy that names binaries is refused.
+    Off,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            proxy_address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1)), 3128),
+            listen: None,
+            workers: Workers::Auto,
+            bypass_core: Core::Auto,
+            admin_socket: PathBuf::from("/run/sluice/admin.sock"),
+            metrics: None,
+            events: EventSink::Stdout,
+            state_dir: PathBuf::from("/run/sluice"),
+            permit_special_addresses: Vec::new(),
+            limits: Limits::default(),
+            sandboxes: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `sluice explain`: what a policy says to one question, which rule says it, and what nearly said otherwise.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::check::{EXIT_BAD_CONFIG, print};
+use crate::destination::{Destination, Host};
+use crate::policy::{
+    self, Ask, Asker, BinaryFacts, Deny, Kind, Permit, Policy, Program, Protocol, Request, Sni, Source,
+    decide,
+};
+
+/// Exit code for a question that makes no sense (EX_USAGE).
+pub const EXIT_USAGE: u8 = 64;
+/// Exit code for a denial.
+pub const EXIT_DENIED: u8 = 1;
+
+/// The command's arguments.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The policy: `open`, `deny` or a file.
+    pub policy: Source,
+    /// The program that asks; absent means unknown.
+    pub binary: Option<PathBuf>,
+    /// The programs of its ancestors, nearest first.
+    pub ancestors: Vec<PathBuf>,
+    /// `CONNECT`, or a method.
+    pub method: String,
+    /// `host:port` for CONNECT, else a URL.
+    pub target: String,
+}
+
+/// Prints the decision: 0 allowed, 1 denied, 64 bad question, 78 bad policy.
+pub fn run(question: &Question) -> ExitCode {
+    let target = match Target::parse(&question.method, &question.target) {
+        Ok(target) => target,
+        Err(message) => {
+            let _ = writeln!(std::io::stderr(), "sluice explain: {message}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let loaded = match policy::load(&question.policy) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            print(&errors);
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
+    let policy = Policy::compile_with(&loaded.file, &policy::host_links);
+    let (text, allowed) = explain(&policy, question, &target);
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if allowed { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DENIED) }
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    destination: Destination,
+    /// Path and query of a request.
+    request: Option<(String, Option<String>)>,
+}
+
+impl Target {
+    fn parse(method: &str, target: &str) -> Result<Self, String> {
+        if method == "CONNECT" {
+            let destination = authority(target, None)?;
+            return Ok(Self { destination, request: None });
+        }
+        let (scheme, rest) = target.split_once("://").ok_or_else(|| {
+            format!("\"{target}\" is not a URL; write http://host/path, or CONNECT host:port")
+        })?;
+        let default_port = match scheme.to_ascii_lowercase().as_str() {
+            "http" | "ws" => 80,
+            "https" | "wss" => 443,
+            _ => return Err(format!("the scheme \"{scheme}\" is not known; http, https, ws and wss are")),
+        };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (host, path) = rest.split_at(end);
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (path, None),
+        };
+        let path = if path.is_empty() { "/" } else { path };
+        let destination = authority(host, Some(default_port))?;
+        Ok(Self { destination, request: Some((path.to_owned(), query)) })
+    }
+}
+
+fn authority(text: &str, default_port: Option<u16>) -> Result<Destination, String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let port = match (port, default_port) {
+        (None, Some(default)) => default,
+        (None, None) => return Err(format!("\"{text}\" names no port; write host:port")),
+        (Some(port), _) => match port.parse::<u16>() {
+            Ok(number) if number != 0 && digits(port) => number,
+            _ => return Err(format!("\"{port}\" is not a port from 1 to 65535")),
+        },
+    };
+    let host = Host::parse(host.as_bytes()).map_err(|error| format!("\"{host}\": {error}"))?;
+    Ok(Destination { host, port })
+}
+
+/// The text, and whether the answer is yes.
+fn explain(policy: &Policy, question: &Question, target: &Target) -> (String, bool) {
+    let ancestors: Vec<Program<'_>> = question.ancestors.iter().map(|path| program(path)).collect();
+    let set = question
+        .binary
+        .as_deref()
+        .map(|path| policy.classify(&BinaryFacts { exe: program(path), ancestors: &ancestors }));
+    let kind = match &target.request {
+        None => Kind::Connect,
+        Some((path, query)) => Kind::Request(Request {
+            method: question.method.as_bytes(),
+            path: path.as_bytes(),
+            query: query.as_deref().map(str::as_bytes),
+        }),
+    };
+    let asker = set.as_ref().map_or(Asker::Unknown, Asker::Known);
+    match decide(policy, &Ask { destination: &target.destination, asker, kind }) {
+        Ok(permit) => (allowed(&permit, target), true),
+        Err(deny) => (denied(&deny), false),
+    }
+}
+
+fn program(path: &Path) -> Program<'_> {
+    // The hash of the file as it is now; what a pinned entry asks for is the running image.
+    Program { path, sha256: None }
+}
+
+fn allowed(permit: &Permit<'_>, target: &Target) -> String {
+    let mut text = String::from(if permit.audited().is_some() { "allowed (audited)\n" } else { "allowed\n" });
+    if let Some(endpoint) = permit.endpoint() {
+        let _ = writeln!(text, "  rule      {}", endpoint.rule.name);
+        let _ = writeln!(text, "  at        {}", endpoint.place);
+        let _ = writeln!(text, "  endpoint  {}", endpoint.host);
+    }
+    if target.request.is_none() {
+        let inside = match permit.protocol() {
+            Protocol::Http => "HTTP; each request is judged",
+            Protocol::Raw if permit.sni() == Sni::Verify => "a raw tunnel; a TLS name must be the host",
+            Protocol::Raw => "a raw tunnel",
+        };
+        let _ = writeln!(text, "  inside    {inside}");
+    }
+    if let Some(path) = permit.rewritten_path() {
+        let _ = writeln!(text, "  sent as   {}", String::from_utf8_lossy(path));
+    }
+    if let Some(deny) = permit.audited() {
+        let _ = writeln!(text, "  audit     would be denied: {}", deny.reason);
+        misses(&mut text, deny);
+    }
+    text
+}
+
+fn denied(deny: &Deny) -> String {
+    let mut text = format!("denied ({})\n", deny.reason);
+    if let (Some(rule), Some(endpoint)) = (&deny.rule, &deny.endpoint) {
+        let _ = writeln!(text, "  rule      {}", endpoint.rule.name);
+        let _ = writeln!(text, "  at        {rule}");
+    }
+    misses(&mut text, deny);
+    let _ = writeln!(text, "  hint      {}", policy::hint(deny, None));
+    text
+}
+
+fn misses(text: &mut String, deny: &Deny) {
+    for (sentence, miss) in deny.near_misses().zip(&deny.misses) {
+        let _ = writeln!(text, "  near      {sentence} ({})", miss.endpoint.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let to = |host: &str, port| Destination { host: Host::parse(host.as_bytes()).unwrap(), port };
+        for (method, target, destination, request) in [
+            ("CONNECT", "Example.com:443", to("example.com", 443), None),
+            ("CONNECT", "[::1]:80", to("[::1]", 80), None),
+            ("GET", "http://a.b", to("a.b", 80), Some(("/", None))),
+            ("GET", "https://a.b:8443/x?y=z#f", to("a.b", 8443), Some(("/x", Some("y=z")))),
+            ("GET", "https://a.b?q", to("a.b", 443), Some(("/", Some("q")))),
+        ] {
+            let request =
+                request.map(|(path, query): (&str, Option<&str>)| (path.into(), query.map(Into::into)));
+            assert_eq!(Target::parse(method, target), Ok(Target { destination, request }), "{target}");
+        }
+        for (method, target) in [
+            ("CONNECT", "a.b"),
+            ("CONNECT", "a.b:0"),
+            ("CONNECT", "a.b:+1"),
+            ("CONNECT", "http://a.b:1"),
+            ("GET", "a.b/x"),
+            ("GET", "ftp://a.b/"),
+            ("GET", "http://user@a.b/"),
+        ] {
+            assert!(Target::parse(method, target).is_err(), "{method} {target}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Every file under `deploy/examples` loads, and means what its comments say.
+
+#[allow(dead_code, reason = "shared by several test files")]
+mod policy_questions;
+
+use std::path::{Path, PathBuf};
+
+use policy_questions::answer;
+use sluice::config;
+use sluice::limits::Limits;
+use sluice::policy::{Policy, Reason, Source, builtin, load};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples")
+}
+
+fn example(name: &str) -> Policy {
+    let loaded = load(&Source::File(folder().join(name))).unwrap_or_else(|errors| panic!("{errors}"));
+    Policy::compile(&loaded.file)
+}
+
+#[test]
+fn every_example_loads() {
+    let mut policies = 0;
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name == "serve.yaml") {
+            continue;
+        }
+        policies += 1;
+        if let Err(errors) = load(&Source::File(path)) {
+            panic!("{errors}");
+        }
+    }
+    assert!(policies >= 5, "only {policies} example policies found");
+}
+
+#[test]
+fn the_daemon_example_names_the_defaults() {
+    let loaded = config::load(&folder().join("serve.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.config.limits, Limits::default());
+    let [ci, agent] = &*loaded.config.sandboxes else { panic!("two sandboxes") };
+    assert_eq!((&*ci.name, &ci.policy_source), ("ci-1", &Source::Open));
+    assert!(agent.policy.names_binaries());
+}
+
+#[test]
+fn the_agent_reaches_its_hosts_with_its_programs_only() {
+    let policy = example("agent.yaml");
+    let node = Some("/usr/bin/node");
+    let curl = Some("/usr/bin/curl");
+    assert_eq!(answer(&policy, node, "CONNECT api.anthropic.com:443"), Ok("model".into()));
+    assert_eq!(answer(&policy, curl, "CONNECT api.anthropic.com:443"), Err(Reason::BinaryNotAllowed));
+    assert_eq!(answer(&policy, None, "CONNECT api.anthropic.com:443"), Err(Reason::IdentityUnknown));
+    assert_eq!(answer(&policy, curl, "CONNECT api.github.com:443"), Ok("forge_api".into()));
+    assert_eq!(answer(&policy, curl, "CONNECT api.github.com:22"), Err(Reason::PortNotAllowed));
+    assert_eq!(answer(&policy, curl, "CONNECT evil.example:443"), Err(Reason::HostNotAllowed));
+    assert_eq!(answer(&policy, curl, "GET example.com:80/"), Ok("reading".into()));
+    assert_eq!(answer(&policy, curl, "POST example.com:80/"), Err(Reason::MethodNotAllowed));
+    let pyenv = Some("/root/.pyenv/versions/3.12.1/bin/python3.12");
+    assert_eq!(answer(&policy, pyenv, "CONNECT pypi.org:443"), Ok("packages".into()));
+}
+
+#[test]
+fn the_build_reads_packages_and_may_not_overwrite_releases() {
+    let policy = example("ci.yaml");
+    let apt = Some("/usr/lib/apt/methods/http");
+    assert_eq!(
+        answer(&policy, apt, "GET deb.debian.org:80/debian/dists/stable/Release"),
+        Ok("debian".into())
+    );
+    assert_eq!(answer(&policy, apt, "GET deb.debian.org:80/other"), Err(Reason::PathNotAllowed));
+    assert_eq!(answer(&policy, None, "CONNECT pypi.org:443"), Ok("packages".into()));
+    let curl = Some("/usr/bin/curl");
+    let store = |request: &str| answer(&policy, curl, request);
+    assert_eq!(store("PUT artefacts.corp.example:8080/releases/1.tgz"), Ok("artefacts".into()));
+    assert_eq!(store("PUT artefacts.corp.example:8080/releases/1?overwrite=true"), Err(Reason::DenyRule));
+    assert_eq!(store("DELETE artefacts.corp.example:8080/releases/1"), Err(Reason::MethodNotAllowed));
+    assert_eq!(store("GET artefacts.corp.example:8080/x/..//admin/keys"), Err(Reason::DenyRule));
+}
+
+#[test]
+fn a_scoped_package_may_come_with_its_encoded_slash() {
+    let policy = example("registry.yaml");
+    let npm = |request: &str| answer(&policy, Some("/usr/bin/node"), request);
+    assert_eq!(npm("GET npm.corp.example:4873/@corp%2flib"), Ok("mirror".into()));
+    assert_eq!(npm("GET npm.corp.example:4873/@other%2flib"), Err(Reason::PathNotAllowed));
+    assert_eq!(npm("POST npm.corp.example:4873/-/npm/v1/security/audits"), Ok("mirror".into()));
+    assert_eq!(npm("POST npm.corp.example:4873/@corp/lib"), Err(Reason::MethodNotAllowed));
+    assert_eq!(npm("GET npm.corp.example:4873/-/v1/search?text=x&size=20"), Ok("mirror".into()));
+    assert_eq!(npm("GET npm.corp.example:4873/-/v1/search?text=x&size=9"), Err(Reason::QueryNotAllowed));
+}
+
+#[test]
+fn the_builtin_policies_say_yes_and_no() {
+    let open = Policy::compile(&builtin(&Source::Open));
+    assert_eq!(answer(&open, None, "CONNECT anything.example:1"), Ok("open".into()));
+    assert_eq!(answer(&open, None, "CONNECT [2001:db8::1]:65535"), Ok("open".into()));
+    assert_eq!(answer(&open, None, "BREW any.example:80/%zz"), Ok("open".into()));
+    let deny = Policy::compile(&builtin(&Source::Deny));
+    assert_eq!(answer(&deny, None, "CONNECT anything.example:1"), Err(Reason::HostNotAllowed));
+}
