@@ -8,4 +8,5 @@ pub mod event;
 pub mod http;
 pub mod identity;
 pub mod policy;
+pub mod tls;
 pub mod yaml;
