@@ -1,8 +1,10 @@
 //! The command line: one binary, one file a command.
 
+pub mod check;
 pub mod doctor;
 pub mod exec;
 pub mod exit;
+pub mod explain;
 pub mod serve;
 
 use std::ffi::OsString;
