@@ -42,6 +42,8 @@ const COUNTERS_PER_PROCESS_MAX: usize = 16;
 const OWNERS_MAX: usize = 8;
 /// Readings of descriptors a worker does itself, at most: about 1 µs each.
 const QUICK_READINGS_MAX: usize = 6;
+/// How far up the daemon's own ancestors are followed.
+const OUR_ANCESTORS_MAX: usize = 64;
 /// Recently used descriptors that are remembered per owner.
 const RECENT_DESCRIPTORS: usize = 4;
 
@@ -252,10 +254,26 @@ impl Holders {
             }
             Err(_) => {
                 self.drop_snapshot(pid);
-                return Look::Unreadable;
+                return if self.started_us(pid) { Look::Outside } else { Look::Unreadable };
             }
         }
         self.read(pid, unchanged.is_some(), budget)
+    }
+
+    /// Whether a process that can not be read is an ancestor of this one: an init or supervisor with more privilege than
+    /// the daemon has. It could do to the daemon what it likes, and is not the sandbox's.
+    fn started_us(&self, pid: u32) -> bool {
+        let mut ours = std::process::id();
+        for _ in 0..OUR_ANCESTORS_MAX {
+            let parent =
+                self.proc.process(ours).and_then(|dir| dir.stat(|bytes| Some(stat::parse(bytes)?.ppid)));
+            match parent {
+                Ok(parent) if parent == pid => return true,
+                Ok(parent) if parent != 0 => ours = parent,
+                _ => return false,
+            }
+        }
+        false
     }
 
     fn is_outside(&self, netns: u64) -> bool {
