@@ -29,6 +29,13 @@ impl LogToken {
     }
 }
 
+impl LogToken {
+    /// The token as a number, as log lines are compared.
+    pub fn value(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+}
+
 impl fmt::Display for LogToken {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:016x}", u64::from_be_bytes(self.0))

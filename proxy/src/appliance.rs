@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use sluice_bypass::{Monitor, MonitorError, Settings as MonitorSettings};
 use thiserror::Error;
 
-use crate::address::{Cidr, Guard};
+use crate::address::Guard;
 use crate::control::Control;
 use crate::control::names::Names;
 use crate::event::Reporter;
@@ -21,7 +22,7 @@ use crate::event::journal::{Journal, Target, Writer};
 use crate::event::ledger::Ledger;
 use crate::event::Words;
 use crate::http::rewrite::Pseudonym;
-use crate::identity::Scanner;
+use crate::identity::{Elsewhere, Scanner};
 use crate::limits::Limits;
 use crate::sandbox::{Sandbox, Sources};
 use crate::watch::{Watch, Watched};
@@ -46,8 +47,10 @@ pub struct Plan {
     pub watch: bool,
     /// Bounds and time-outs.
     pub limits: Limits,
+    /// Where the proxy listens on this host: never dialled, whatever is permitted.
+    pub listeners: Vec<SocketAddr>,
     /// Special ranges the address guard lets through.
-    pub permit_special: Vec<Cidr>,
+    pub permit_special: Vec<IpNet>,
     /// The namespace the workers dial from; this process' when absent.
     pub dial_from: Option<OwnedFd>,
     /// Names answered without asking anybody.
@@ -65,6 +68,7 @@ impl Default for Plan {
             bypass_core: None,
             watch: true,
             limits: Limits::default(),
+            listeners: Vec::new(),
             permit_special: Vec::new(),
             dial_from: None,
             names: HashMap::new(),
@@ -112,6 +116,7 @@ pub struct Appliance {
     monitor: Option<Monitor<Watch>>,
     workers: Vec<Worker>,
     scanner: Arc<Scanner>,
+    elsewhere: Arc<Elsewhere>,
     control: Control,
     reporter: Reporter,
     writer: Option<Writer>,
@@ -126,8 +131,9 @@ impl Appliance {
         let reporter = Reporter::new(journal, Arc::new(Ledger::default()), plan.words);
         let control = Control::start().map_err(part("the control plane"))?;
         let scanner = Arc::new(Scanner::start(SCANS_WAITING_MAX).map_err(part("the identity scanner"))?);
+        let elsewhere = Arc::new(Elsewhere::with_host().map_err(part("identity"))?);
         let names = Names::new(control.runtime().clone(), plan.names);
-        let guard = keep_guard(&control, plan.permit_special, plan.dial_from.as_ref());
+        let guard = keep_guard(&control, plan.permit_special, plan.listeners, plan.dial_from.is_some());
         let limits = Arc::new(plan.limits);
         let pseudonym = Pseudonym::new(random());
         let mut workers = Vec::with_capacity(plan.workers.len());
@@ -145,8 +151,8 @@ impl Appliance {
             };
             workers.push(Worker::start(settings).map_err(part("a worker"))?);
         }
-        let monitor = plan.watch.then(|| start_monitor(plan.bypass_core, reporter.clone())).transpose()?;
-        Ok(Self { monitor, workers, scanner, control, reporter, writer: Some(writer) })
+        let monitor = plan.watch.then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner)))).transpose()?;
+        Ok(Self { monitor, workers, scanner, elsewhere, control, reporter, writer: Some(writer) })
     }
 
     /// Where events go.
@@ -157,6 +163,11 @@ impl Appliance {
     /// Where `/proc` is read at length.
     pub fn scanner(&self) -> &Arc<Scanner> {
         &self.scanner
+    }
+
+    /// The namespaces of all sandboxes and of the host: none is searched for another's processes.
+    pub fn elsewhere(&self) -> &Arc<Elsewhere> {
+        &self.elsewhere
     }
 
     /// The control plane.
@@ -253,26 +264,31 @@ impl Appliance {
     }
 }
 
-fn start_monitor(core: Option<usize>, reporter: Reporter) -> Result<Monitor<Watch>, MonitorError> {
+fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, MonitorError> {
     let settings = MonitorSettings { core, ..MonitorSettings::default() };
-    let monitor = Monitor::start(settings, Watch::new(reporter))?;
+    let monitor = Monitor::start(settings, watch)?;
     let home = monitor.handle();
     monitor.handle().with(move |watch| watch.set_home(home))?;
     Ok(monitor)
 }
 
 /// A guard that knows the host's own addresses, and learns of new ones.
-fn keep_guard(control: &Control, permit: Vec<Cidr>, dial_from: Option<&OwnedFd>) -> Arc<ArcSwap<Guard>> {
-    let guard = Arc::new(ArcSwap::from_pointee(Guard::new(permit.clone(), own_addresses())));
-    // In a namespace of the demo's own there is no host to protect, and its addresses are the destinations.
-    if dial_from.is_some() {
-        return guard;
+fn keep_guard(
+    control: &Control,
+    permit: Vec<IpNet>,
+    listeners: Vec<SocketAddr>,
+    elsewhere: bool,
+) -> Arc<ArcSwap<Guard>> {
+    // Dialling from another namespace, this one's addresses mean nothing.
+    if elsewhere {
+        return Arc::new(ArcSwap::from_pointee(Guard::new(&permit, &[], &listeners)));
     }
+    let guard = Arc::new(ArcSwap::from_pointee(Guard::new(&permit, &own_addresses(), &listeners)));
     let kept = Arc::clone(&guard);
     control.runtime().spawn(async move {
         loop {
             tokio::time::sleep(ADDRESSES_EVERY).await;
-            kept.store(Arc::new(Guard::new(permit.clone(), own_addresses())));
+            kept.store(Arc::new(Guard::new(&permit, &own_addresses(), &listeners)));
         }
     });
     guard

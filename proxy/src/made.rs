@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use sluice_netns::{Sandbox as Network, SandboxName, Spec};
+use sluice_netns::{Sandbox as Network, Spec};
 use sluice_seccomp::{
     Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, Requirement, Terminal, User, Witness,
-    WitnessError,
 };
 use thiserror::Error;
 
 use crate::appliance::Appliance;
 use crate::event::journal::Urgency;
 use crate::event::{Event, Kind};
-use crate::identity::{self, ConnectNotes, Members, Mode, Resolver, Seen, Setup};
+use crate::identity::{self, ConnectNotes, Members, Mode, ProcTables, Resolver, Seen, Setup};
 use crate::limits::SandboxLimits;
 use crate::policy::{self, Confinement, Policy};
 use crate::sandbox::Sandbox;
@@ -61,9 +62,12 @@ pub enum MadeError {
     /// Starting its workload.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// Witnessing its workload.
-    #[error(transparent)]
-    Witness(#[from] WitnessError),
+    /// The thread of its witness.
+    #[error("the witness cannot be started: {0}")]
+    Witness(io::Error),
+    /// Descriptors ran out.
+    #[error("no descriptor is left: {0}; raise the limit (ulimit -n, LimitNOFILE=)")]
+    Descriptor(io::Error),
     /// It is gone.
     #[error("the sandbox has been removed")]
     Removed,
@@ -75,7 +79,7 @@ pub struct Made<'a> {
     sandbox: Arc<Sandbox>,
     notes: Arc<Notes>,
     network: Option<Network>,
-    witness: Option<Witness>,
+    witness: Option<JoinHandle<()>>,
 }
 
 impl<'a> Made<'a> {
@@ -85,11 +89,15 @@ impl<'a> Made<'a> {
         let notes = Arc::new(Notes::default());
         let setup = Setup {
             mode: Mode::Process,
-            members: Members::Namespace(network.inode()),
-            netns: Some(network.netns()),
+            netns: Some(network.netns().try_clone_to_owned().map_err(MadeError::Descriptor)?),
+            members: Members::Namespace,
+            elsewhere: Arc::clone(appliance.elsewhere()),
+            view_of: None,
             notes: Some(Arc::new(Witnessed(Arc::clone(&notes)))),
+            tables: Arc::new(ProcTables::new("/proc")),
+            proc: "/proc".into(),
         };
-        let resolver = Resolver::open(setup, appliance.scanner())?;
+        let resolver = Resolver::open(setup)?;
         let sandbox = Arc::new(Sandbox::new(
             network.name().as_str(),
             plan.policy,
@@ -124,7 +132,8 @@ impl<'a> Made<'a> {
         launch.terminal = Terminal::Foreground;
         let mut child = sluice_seccomp::launch(&launch)?;
         if let Some(listener) = child.take_witness() {
-            self.witness = Some(Witness::start(listener, Arc::clone(&self.notes))?);
+            let witness = Witness::new(listener, child.pid(), Arc::clone(&self.notes), Vec::new());
+            self.witness = Some(attend(witness).map_err(MadeError::Witness)?);
         }
         Ok(child)
     }
@@ -149,7 +158,10 @@ impl<'a> Made<'a> {
         self.appliance.forget(&self.sandbox);
         self.appliance.unwatch(&self.sandbox);
         let removed = network.destroy();
-        drop(self.witness.take());
+        // It ends with the last process of the workload.
+        if let Some(witness) = self.witness.take() {
+            let _ = witness.join();
+        }
         report(&self.sandbox, Kind::SandboxStopped);
         Ok(removed?)
     }
@@ -161,6 +173,15 @@ impl Drop for Made<'_> {
             tracing::error!(%error, sandbox = self.sandbox.name(), "the sandbox could not be removed");
         }
     }
+}
+
+/// Serves the witness on a thread of its own. Should it end early, connects fail inside; the fence stands.
+fn attend(witness: Witness) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("witness".into()).spawn(move || {
+        if let Err(error) = witness.run(None) {
+            tracing::error!(%error, "the witness has ended; direct attempts are refused without a name");
+        }
+    })
 }
 
 fn report(sandbox: &Sandbox, kind: Kind) {

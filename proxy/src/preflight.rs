@@ -35,6 +35,12 @@ pub struct Finding {
 }
 
 impl Finding {
+    fn of(name: &str, required: bool, ok: bool, detail: String, remedy: &str) -> Self {
+        let need = if required { Need::Required } else { Need::Optional };
+        let remedy = (!ok && !remedy.is_empty()).then(|| remedy.to_owned());
+        Self { name: name.into(), need, ok, detail, remedy }
+    }
+
     fn found(name: &str, detail: impl Into<String>) -> Self {
         Self { name: name.into(), need: Need::Required, ok: true, detail: detail.into(), remedy: None }
     }
@@ -73,7 +79,7 @@ pub fn all() -> Vec<Finding> {
     // Without privileges the rest would only repeat that they are missing.
     if findings.iter().all(|finding| finding.ok) {
         findings.extend(sluice_netns::probe::all().into_iter().map(of_netns));
-        findings.extend(sluice_bypass::probe::all().into_iter().map(of_bypass));
+        findings.extend(sluice_bypass::probe::probes().into_iter().map(of_bypass));
         findings.extend(sluice_seccomp::probe::all().into_iter().map(of_seccomp));
     }
     findings.push(descriptors());
@@ -146,13 +152,14 @@ fn descriptors() -> Finding {
 }
 
 fn of_netns(probe: sluice_netns::probe::Probe) -> Finding {
-    Finding { name: probe.name.into(), need: Need::Required, ok: probe.ok, detail: probe.detail, remedy: probe.remedy }
+    Finding::of(probe.name, true, probe.ok, probe.detail, probe.remedy)
 }
 
 fn of_bypass(probe: sluice_bypass::probe::Probe) -> Finding {
-    Finding { name: probe.name.into(), need: Need::Required, ok: probe.ok, detail: probe.detail, remedy: probe.remedy }
+    // NFLOG is the other source of the same lines; the log setting is in the sandbox network's findings.
+    Finding::of(probe.name, probe.name == "kmsg", probe.ok, probe.detail, &probe.remedy)
 }
 
 fn of_seccomp(probe: sluice_seccomp::probe::Probe) -> Finding {
-    Finding { name: probe.name.into(), need: Need::Required, ok: probe.ok, detail: probe.detail, remedy: probe.remedy }
+    Finding::of(probe.name, probe.required, probe.ok, probe.detail, probe.remedy)
 }

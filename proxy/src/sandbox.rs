@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 
-use crate::address::Cidr;
 use crate::event::Reporter;
 use crate::identity::Resolver;
 use crate::limits::SandboxLimits;
@@ -101,19 +101,19 @@ impl Drop for Admitted {
 /// Externally managed sandboxes: known by the source address of their connections.
 pub struct Sources {
     /// Narrowest range first.
-    ranges: Vec<(Cidr, Arc<Sandbox>)>,
+    ranges: Vec<(IpNet, Arc<Sandbox>)>,
 }
 
 impl Sources {
     /// The sandboxes behind these ranges; where ranges overlap the narrower one holds.
-    pub fn new(mut ranges: Vec<(Cidr, Arc<Sandbox>)>) -> Self {
-        ranges.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix()));
+    pub fn new(mut ranges: Vec<(IpNet, Arc<Sandbox>)>) -> Self {
+        ranges.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len()));
         Self { ranges }
     }
 
     /// The sandbox a connection from `ip` belongs to.
     pub fn find(&self, ip: IpAddr) -> Option<&Arc<Sandbox>> {
         let ip = ip.to_canonical();
-        self.ranges.iter().find(|(range, _)| range.contains(ip)).map(|(_, sandbox)| sandbox)
+        self.ranges.iter().find(|(range, _)| range.contains(&ip)).map(|(_, sandbox)| sandbox)
     }
 }

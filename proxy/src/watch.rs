@@ -16,7 +16,7 @@ use sluice_seccomp::{Notes, Proto as NotedProto};
 
 use crate::event::journal::Urgency;
 use crate::event::{Action, Event, Kind, ProcessView, Reporter, Time, Via};
-use crate::identity::{Need, Protocol, Query, Quick, Source};
+use crate::identity::{Need, Protocol, Query, Quick, Scanner, Source};
 use crate::sandbox::Sandbox;
 
 /// What the bypass core knows of one sandbox.
@@ -38,6 +38,7 @@ pub struct Watch {
     /// Lines that bear a sandbox' name without its secret.
     impostors: metrics::Counter,
     lost: metrics::Counter,
+    scanner: Arc<Scanner>,
     /// How to come back to this thread.
     home: Option<Handle<Self>>,
 }
@@ -91,8 +92,9 @@ struct Facts {
 
 impl Watch {
     /// A watch that reports to `reporter`.
-    pub fn new(reporter: Reporter) -> Self {
+    pub fn new(reporter: Reporter, scanner: Arc<Scanner>) -> Self {
         Self {
+            scanner,
             reporter,
             sandboxes: HashMap::new(),
             impostors: metrics::counter!("sluice_kmsg_forged_total"),
@@ -151,7 +153,7 @@ impl Watch {
             Quick::NeedsScan(ticket) => {
                 let Some(home) = self.home.clone() else { return self.settle(name, facts, Who(None)) };
                 let name = name.to_owned();
-                resolver.scan(ticket, move |identity| {
+                self.scanner.submit(ticket, move |identity| {
                     let _ = home.with(move |watch: &mut Self| watch.settle(&name, facts, Who::found(&identity)));
                 });
             }
@@ -304,7 +306,9 @@ fn advice(watched: &Watched, key: &Key<Who>, known: Option<&Known>) -> String {
         comm: known.map(|known| known.comm.as_str()),
         proxy: watched.proxy_address,
         proxy_env: if watched.notes.is_some() { ProxyEnv::Present } else { ProxyEnv::Unknown },
-        ..Default::default()
+        icmp: None,
+        args: &[],
+        allowed_by_policy: None,
     };
     hint(&context).text
 }

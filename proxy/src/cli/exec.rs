@@ -2,24 +2,25 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sluice_netns::{SandboxName, Spec};
 use sluice_seccomp::{Child, Signaller, User};
 
-use super::{ExecArgs, doctor, exit};
-use crate::address::Cidr;
+use super::{ExecArgs, check, doctor, exit};
 use crate::appliance::{Appliance, Plan};
 use crate::event::Words;
 use crate::event::journal::Target;
 use crate::event::ledger;
 use crate::limits::SandboxLimits;
 use crate::made::{self, Made, MadeError, Workload};
-use crate::policy::{self, Account, Confinement};
+use crate::policy::{self, Account, Confinement, Policy};
 use crate::preflight::{self, Finding};
 
 /// After a second signal, or this long after the first, the command is killed.
@@ -54,14 +55,15 @@ pub fn run(args: ExecArgs) -> u8 {
 }
 
 fn run_command(args: ExecArgs) -> Result<u8, Failure> {
-    let loaded = policy::load(&args.policy).map_err(|findings| {
-        eprint!("{findings}");
-        Failure::new(exit::CONFIG, anyhow!("the policy {} is not used", args.policy))
+    let loaded = policy::load(&policy::Source::parse(&args.policy)).map_err(|findings| {
+        check::print(&findings);
+        Failure::new(exit::CONFIG, anyhow!("the policy {} cannot be used", args.policy))
     })?;
+    let confinement = &loaded.file.confinement;
     let permit_special = parse_ranges(&args.permit_special)?;
     let name = args.name.clone().unwrap_or_else(|| format!("exec-{}", std::process::id()));
     let name: SandboxName = name.parse().map_err(|error| Failure::new(exit::USAGE, anyhow!("--name: {error}")))?;
-    let user = user_of(args.user.as_deref(), &loaded.confinement)?;
+    let user = user_of(args.user.as_deref(), confinement)?;
     let directory = std::env::current_dir().map_err(|error| Failure::new(exit::INTERNAL, error))?;
     check_machine()?;
     let signals = Signals::block().map_err(|error| Failure::new(exit::INTERNAL, error))?;
@@ -84,8 +86,8 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         user,
         env: Vec::new(),
     };
-    let plan = made::Plan { network: spec, policy: loaded.policy, limits: SandboxLimits::default() };
-    let outcome = run_inside(&appliance, plan, workload, &loaded.confinement, &signals);
+    let plan = made::Plan { network: spec, policy: Arc::new(Policy::compile_with(&loaded.file, &policy::host_links)), limits: SandboxLimits::default() };
+    let outcome = run_inside(&appliance, plan, workload, confinement, &signals);
     let reporter = appliance.reporter().clone();
     appliance.stop();
     if !args.no_summary && outcome.is_ok() {
@@ -144,14 +146,16 @@ fn clear_away(state_dir: &Path) {
     match sluice_netns::sweep(state_dir) {
         Ok(swept) => {
             for left in swept {
-                tracing::info!("removed what a dead run left behind: {left}");
+                if let Err(error) = left.outcome {
+                    tracing::warn!(name = %left.name, %error, "what a dead run left behind could not be removed");
+                }
             }
         }
         Err(error) => tracing::warn!(%error, "what dead runs left behind could not be removed"),
     }
 }
 
-fn parse_ranges(texts: &[String]) -> Result<Vec<Cidr>, Failure> {
+fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {
     texts
         .iter()
         .map(|text| {

@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "sluice", version, max_term_width = 100)]
 pub struct Cli {
     /// How much Sluice says of itself on stderr.
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "SLUICE_LOG")]
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
     pub log: tracing::Level,
     /// What to do.
     #[command(subcommand)]

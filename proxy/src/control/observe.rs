@@ -22,8 +22,7 @@ pub type Refresh = Arc<dyn Fn() + Send + Sync>;
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let recorder = PrometheusBuilder::new().set_buckets(&measures::SECONDS_BUCKETS)?.build_recorder();
     let handle = recorder.handle();
-    // A second installation is refused; the first one stays and this handle would be blind.
-    metrics::set_global_recorder(recorder).map_err(|_| BuildError::FailedToSetGlobalRecorder)?;
+    metrics::set_global_recorder(recorder).map_err(BuildError::from)?;
     measures::describe();
     Ok(handle)
 }

@@ -3,15 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use super::Core;
 use super::race::{interleave, race};
 use super::refusal::Refusal;
 use super::socket::Socket;
 use super::upstream::Upstream;
-use crate::address::Special;
-use crate::control::names::NameError;
 use crate::destination::Host;
 use crate::policy::{AddressRule, Permit};
 
@@ -39,7 +36,7 @@ impl Core {
         let guard = self.guard.load();
         interleave(found)
             .into_iter()
-            .map(|ip| Ok(guard.check(ip, port, rule)?))
+            .map(|ip| Ok(guard.check(ip, port, |ip, reach| rule.admits(ip, reach))?.address()))
             .collect()
     }
 

@@ -78,7 +78,7 @@ impl Refusal {
     /// What the client may do about it.
     fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
         if let Some(deny) = &self.deny {
-            return Some(policy::hint(deny));
+            return Some(policy::hint(deny, None));
         }
         let destination = destination.map(ToString::to_string).unwrap_or_default();
         let exe = session.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
@@ -125,7 +125,8 @@ impl Session {
         refusal: &Refusal,
     ) -> bool {
         let hint = refusal.hint(self, destination);
-        self.tell_refused(destination, request.and_then(|(_, head)| head), request.map(|(method, _)| method), refusal, hint.as_deref());
+        let (method, head) = (request.map(|(method, _)| method), request.and_then(|(_, head)| head));
+        self.tell_refused(destination, method, head, refusal, hint.as_deref());
         let mut out = self.core.means.buffers.take();
         let method = request.map(|(method, _)| method);
         let persistent = request.and_then(|(_, head)| head).is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
