@@ -185,19 +185,22 @@ impl Drop for Sandbox {
 
 /// Claims `name`, after removing what a dead owner may have left under it.
 fn claim(state: &StateDir, name: &SandboxName) -> Result<Claim, Error> {
+    let remains = {
+        let guard = state.lock()?;
+        if let Some(claim) = guard.claim(name)? {
+            return Ok(claim);
+        }
+        guard.take_if_ownerless(name)?
+    };
+    // Without the guard: killing what a dead owner left may take a while.
+    if let Some(remains) = remains {
+        removal::tear_down(state, remains)?;
+    }
     let guard = state.lock()?;
     if let Some(claim) = guard.claim(name)? {
         return Ok(claim);
     }
-    if let Some(remains) = guard.take_if_ownerless(name)? {
-        drop(guard);
-        removal::tear_down(state, remains)?;
-        if let Some(claim) = state.lock()?.claim(name)? {
-            return Ok(claim);
-        }
-    }
-    let owner =
-        state.lock()?.read_record(name)?.map_or_else(|| "?".to_owned(), |record| record.pid.to_string());
+    let owner = guard.read_record(name)?.map_or_else(|| "?".to_owned(), |record| record.pid.to_string());
     Err(Error::Exists { name: name.clone(), owner })
 }
 

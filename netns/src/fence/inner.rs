@@ -73,10 +73,9 @@ impl InnerFence {
         self.add_hooks(&mut table);
         add_sorting(&mut table);
         for (protocol, chain, counter) in PROTOCOLS {
-            let reject = if protocol == "tcp" { reject_with_reset() } else { reject_as_prohibited() };
             table.rule(chain, "count exactly", [count(counter)]);
             table.rule(chain, "log within the limit", log(self.limit, "logged", &self.prefix));
-            table.rule(chain, "refuse at once", [reject]);
+            table.rule(chain, "refuse at once", refuse(protocol));
         }
         table.finish()
     }
@@ -92,7 +91,17 @@ impl InnerFence {
     }
 }
 
-/// Who is refused how.
+/// How a protocol is told that it may not: TCP by a reset, so that connect(2) fails with ECONNREFUSED; others by an
+/// ICMP message and, as the packet is dropped in the sender's own call, by EPERM.
+fn refuse(protocol: &'static str) -> Vec<Statement<'static>> {
+    match protocol {
+        // nft wants the protocol said where a reset is sent, and would add it itself.
+        "tcp" => vec![protocol_is("tcp"), reject_with_reset()],
+        _ => vec![reject_as_prohibited()],
+    }
+}
+
+/// Sorts what is refused by protocol.
 fn add_sorting(table: &mut TableBuilder) {
     // What a process sends is an attempt, even if it looks like the kernel's chatter.
     table.rule(

@@ -49,7 +49,8 @@ impl StateDir {
         self.root.join("lock").exists()
     }
 
-    /// Keeps every other Sluice process from claiming, judging or removing a directory here. Hold it for moments.
+    /// Keeps every other Sluice process from claiming, judging or removing a directory here. Hold it for moments,
+    /// and never ask for it twice: a second lock of the same process waits for the first.
     pub(crate) fn lock(&self) -> Result<Guard<'_>, Error> {
         DirBuilder::new().recursive(true).create(&self.root).map_err(Error::io("create", &self.root))?;
         let path = self.root.join("lock");
