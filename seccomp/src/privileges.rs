@@ -76,23 +76,22 @@ pub(crate) struct Credentials {
     pub(crate) securebits: u32,
 }
 
-const SECBIT_NOROOT: u32 = 0b11;
-const SECBIT_NO_SETUID_FIXUP: u32 = 0b11 << 2;
-const SECBIT_KEEP_CAPS_LOCKED: u32 = 1 << 5;
-const SECBIT_NO_CAP_AMBIENT_RAISE: u32 = 0b11 << 6;
+/// `linux/securebits.h`: uid 0 means nothing, user changes fix up nothing, capabilities are neither kept
+/// over a user change nor raised to ambient; each bit with its lock.
+const LOCKED_FOR_USERS: u32 = 0b11 | 0b11 << 2 | 0b10 << 4 | 0b11 << 6;
 
 impl Credentials {
     /// `signals_contained`: neither `KILL` nor the same-user rule lets a signal out of the sandbox.
     pub(crate) fn of(user: Option<&User>, signals_contained: bool) -> Self {
-        let never = SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE;
         if user.is_some_and(|user| user.uid != 0) {
-            return Self { kept: 0, securebits: never | SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP };
+            return Self { kept: 0, securebits: LOCKED_FOR_USERS };
         }
         let kept = KEPT_BY_ROOT
             .iter()
             .filter(|kept| signals_contained || kept.number != CAP_KILL)
             .fold(0, |set, kept| set | 1u64 << kept.number);
-        Self { kept, securebits: never }
+        // Root programs that change their user (setpriv, daemons) use these bits; the bounding set holds.
+        Self { kept, securebits: 0 }
     }
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 #[error("the seccomp table does not compile: {0}")]
 pub struct FilterError(#[from] seccompiler::BackendError);
 
-/// The programs of one filter, to be installed one after the other, in any order.
+/// The programs of one filter, to be installed one after the other, in their order.
 #[derive(Clone, Debug)]
 pub struct Programs(pub(crate) Vec<BpfProgram>);
 
@@ -40,23 +40,25 @@ pub fn compile(options: &FilterOptions) -> Result<Programs, FilterError> {
     for row in ROWS.iter().filter(|row| options.includes(row.on)) {
         by_errno.entry(row.errno).or_default().push(row);
     }
-    let mut programs = vec![unknown_calls()];
-    for (errno, rows) in by_errno {
+    let mut programs = vec![above(HIGHEST_KNOWN_CALL)];
+    // Where two rows refuse one call, the kernel takes the errno of the program installed last. EPERM
+    // has the lowest number and is to win: "not allowed" says more than "not supported".
+    for (errno, rows) in by_errno.into_iter().rev() {
         programs.push(refuse(errno, &rows)?);
     }
     Ok(Programs(programs))
 }
 
 /// `seccompiler` matches calls by number only, so the ceiling is written by hand:
-/// load the call's number; above the highest known one, ENOSYS; else allow.
-fn unknown_calls() -> BpfProgram {
+/// load the call's number; above the ceiling, ENOSYS; else allow.
+pub(super) fn above(ceiling: u32) -> BpfProgram {
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let refuse = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     vec![
         sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: JUMP_GREATER, jt: 0, jf: 1, k: HIGHEST_KNOWN_CALL },
+        sock_filter { code: JUMP_GREATER, jt: 0, jf: 1, k: ceiling },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: refuse },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
     ]

@@ -11,6 +11,8 @@
 
 mod compile;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use compile::{FilterError, Programs, compile};
 pub use table::{Arg, HIGHEST_KNOWN_CALL, On, Op, ROWS, Row};

@@ -120,17 +120,18 @@ fn put_stdio(stdio: &[Option<OwnedFd>; 3]) -> Done {
     Ok(())
 }
 
-/// Rust ignores SIGPIPE, and ignored signals survive execve.
+/// Rust ignores SIGPIPE, and ignored signals survive execve. Made directly, as the C library keeps two
+/// signals to itself, which whoever started the launcher may have ignored.
 fn default_signals() -> Done {
-    const FIRST_REAL_TIME_OF_LIBC: c_int = 32;
     const LAST: c_int = 64;
-    for signal in 1..=LAST {
-        let fixed = [libc::SIGKILL, libc::SIGSTOP].contains(&signal);
-        let internal = (FIRST_REAL_TIME_OF_LIBC..FIRST_REAL_TIME_OF_LIBC + 2).contains(&signal);
-        // SAFETY: SIG_DFL is no function of ours.
-        if !fixed && !internal && unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
-            return Err(errno());
-        }
+    const SIGSET_BYTES: usize = 8;
+    // `struct kernel_sigaction` (handler, flags, restorer, mask): all zero is SIG_DFL.
+    let default = [0u64; 4];
+    for signal in (1..=LAST).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the kernel reads one structure; SIG_DFL is no function of ours.
+        check(unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null_mut::<u8>(), SIGSET_BYTES)
+        })?;
     }
     Ok(())
 }

@@ -94,6 +94,15 @@ pub(super) fn encode(step: u32, errno: i32) -> [u8; MESSAGE_BYTES] {
     message
 }
 
+fn decode(message: [u8; MESSAGE_BYTES]) -> (u32, i32) {
+    let [step, errno] = [0, 4].map(|from| {
+        let mut word = [0; 4];
+        word.copy_from_slice(&message[from..from + 4]);
+        word
+    });
+    (u32::from_ne_bytes(step), i32::from_ne_bytes(errno))
+}
+
 /// What a started child has handed over.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -171,9 +180,8 @@ fn receive(ours: &OwnedFd) -> io::Result<Received> {
     if bytes == 0 {
         return Ok(Received::End);
     }
-    let [a, b, c, d, e, f, g, h] = message;
-    let errno = i32::from_ne_bytes([e, f, g, h]);
-    Ok(match u32::from_ne_bytes([a, b, c, d]) {
+    let (step, errno) = decode(message);
+    Ok(match step {
         0 => Received::Ready { pid, witness },
         number => {
             Received::Failed(Failure { step: Step::from_number(number).unwrap_or(Step::Report), errno })

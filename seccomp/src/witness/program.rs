@@ -22,9 +22,9 @@ const fn high(arg: u32) -> u32 {
 
 /// `AUDIT_ARCH_…` of this build: the ELF machine with the 64-bit and little-endian marks.
 #[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 62 | 0xc000_0000;
+const NATIVE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 183 | 0xc000_0000;
+const NATIVE: u32 = 0xc000_00b7;
 
 const NOTIFY: sock_filter = sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_USER_NOTIF };
 const ALLOW: sock_filter = sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };

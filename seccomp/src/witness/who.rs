@@ -39,10 +39,10 @@ impl Processes {
 
     /// The process `pid`, of which `tid` is a thread.
     pub(super) fn of_thread(&mut self, tid: u32, pid: u32) -> Option<Arc<Process>> {
-        if let Some(known) = self.known.get(&pid) {
-            if read_exe(&known.exe_link).is_some_and(|exe| *exe == *known.process.exe) {
-                return Some(Arc::clone(&known.process));
-            }
+        if let Some(known) = self.known.get(&pid)
+            && read_exe(&known.exe_link).is_some_and(|exe| *exe == *known.process.exe)
+        {
+            return Some(Arc::clone(&known.process));
         }
         if self.known.len() >= PROCESSES_CACHED_MAX {
             self.known.clear();
