@@ -8,16 +8,16 @@ use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::alert::Alert;
 use super::counters::Counters;
+use super::place;
 use super::sources::{Kmsg, Nflog, SourceId, Turn, monotonic_us};
 use super::{MonitorError, Settings, Sink};
 use crate::kmsg;
+use crate::limits::FLOOD_ATTEMPTS;
 use crate::loss::Sequence;
 use crate::nflog;
 
@@ -59,7 +59,8 @@ impl<S: Sink> Driver<S> {
         counters: Arc<Counters>,
         ready: &SyncSender<()>,
     ) -> Result<S, MonitorError> {
-        pin(settings.core)?;
+        place::on_core(settings.core)?;
+        place::first();
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(MonitorError::Runtime)?;
         runtime.block_on(async {
             let mut driver =
@@ -117,12 +118,10 @@ impl<S: Sink> Driver<S> {
         for (nflog, due) in self.nflog.iter_mut().filter(|(_, due)| *due) {
             *due = nflog.turn(&mut self.sink, &self.counters)? == Turn::More;
         }
-        if self.counters.totals().attempts != before {
-            self.news = true;
-            // Where one attempt is, more may follow, and only kmsg wakes late.
-            if self.kmsg.is_some() {
-                self.alert.raise()?;
-            }
+        let attempts = self.counters.totals().attempts - before;
+        self.news |= attempts > 0;
+        if attempts >= FLOOD_ATTEMPTS && self.kmsg.is_some() {
+            self.alert.raise()?;
         }
         Ok(())
     }
@@ -140,8 +139,11 @@ impl<S: Sink> Driver<S> {
             Command::Stop => self.stopping = true,
             Command::Nudge => {
                 self.counters.nudge_arrived();
-                self.alert.raise()?;
-                self.all_due();
+                // NFLOG wakes its readers at once.
+                if let Some((_, due)) = &mut self.kmsg {
+                    *due = true;
+                    self.alert.raise()?;
+                }
             }
             Command::Drain(done) => {
                 self.drains.push(done);
@@ -227,12 +229,4 @@ impl<S: Sink> Driver<S> {
         }
         Ok(called | self.next_tick.as_mut().poll(context).is_ready())
     }
-}
-
-fn pin(core: Option<usize>) -> Result<(), MonitorError> {
-    let Some(core) = core else { return Ok(()) };
-    let mut set = CpuSet::new();
-    set.set(core)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|errno| MonitorError::Pin { core, source: errno.into() })
 }

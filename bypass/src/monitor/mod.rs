@@ -8,11 +8,13 @@
 //!
 //! printk wakes the readers of `/dev/kmsg` from the next timer tick, up to 1/HZ later (4 ms at HZ=250). Who
 //! knows that a line is due says so with [`Handle::nudge`] (the witness does, before it lets the connect go
-//! on): the monitor then looks every [`crate::limits::ALERT_POLL`] for a while. So it does after every attempt.
+//! on): the monitor then looks at once and, ever less often, for [some milliseconds](crate::limits::ALERT_FIRST);
+//! so it does in a flood.
 
 mod alert;
 mod counters;
 mod driver;
+mod place;
 mod sources;
 mod watched;
 

@@ -1,4 +1,5 @@
 //! A network namespace with a fence like the product's, for tests. Needs root, `ip` and `nft`.
+#![allow(dead_code)] // each test and example uses its part
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
