@@ -1,6 +1,5 @@
 //! Every form of the kernel's packet log line, read from `kmsg.txt`; and what is not quite such a line.
 
-use std::fmt::Write;
 use std::fs;
 
 use proptest::prelude::*;
@@ -10,7 +9,7 @@ use sluice_bypass::{Attempt, Interface, Line, kmsg};
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kmsg.txt");
 
 fn table() -> String {
-    fs::read_to_string(TABLE).unwrap()
+    fs::read_to_string(TABLE).expect(TABLE)
 }
 
 /// The records of the table, each with what it is to be read as.
@@ -29,6 +28,7 @@ fn summary(record: &str) -> String {
     }
 }
 
+#[allow(clippy::format_push_string)] // a test may allocate
 fn attempt_summary(attempt: &Attempt<'_>) -> String {
     let port = |port: Option<u16>| port.map_or_else(String::new, |port| format!(" {port}"));
     let mut text = format!(
@@ -44,15 +44,18 @@ fn attempt_summary(attempt: &Attempt<'_>) -> String {
     for (what, interface) in [("in", attempt.in_interface), ("out", attempt.out_interface)] {
         match interface {
             Interface::Name("lo") | Interface::None => {}
-            Interface::Name(name) => write!(text, " {what} {name}").unwrap(),
-            Interface::Index(index) => write!(text, " {what} {index}").unwrap(),
+            Interface::Name(name) => text += &format!(" {what} {name}"),
+            Interface::Index(index) => text += &format!(" {what} {index}"),
         }
     }
     if let Some(icmp) = attempt.icmp {
-        write!(text, " type {} code {}", icmp.kind, icmp.code).unwrap();
+        text += &format!(" type {} code {}", icmp.kind, icmp.code);
     }
     if attempt.tcp.0 != 0 {
-        write!(text, " flags {:#04x}", attempt.tcp.0).unwrap();
+        text += &format!(" flags {:#04x}", attempt.tcp.0);
+    }
+    if attempt.by_kernel() {
+        text += " by kernel";
     }
     if attempt.later_fragment {
         text += " fragment";
@@ -61,7 +64,7 @@ fn attempt_summary(attempt: &Attempt<'_>) -> String {
         [("bytes", attempt.packet_bytes), ("uid", attempt.uid), ("gid", attempt.gid), ("mark", attempt.mark)]
     {
         if let Some(number) = number {
-            write!(text, " {what} {number}").unwrap();
+            text += &format!(" {what} {number}");
         }
     }
     text

@@ -6,11 +6,17 @@ mod namespace;
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use namespace::{Log, Namespace};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, getsockname, sendto,
+    socket as socket_of,
+};
 use sluice_bypass::monitor::Resume;
+use sluice_bypass::probe::{Usable, probes, usable};
 use sluice_bypass::{Attempt, Loss, Malformed, Moment, Monitor, Settings, Sink};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -88,8 +94,8 @@ fn start(namespace: &Namespace) -> Monitor<Keep> {
 }
 
 fn drain_and_stop(monitor: Monitor<Keep>) -> Keep {
-    monitor.handle().drain(PATIENCE).unwrap();
-    monitor.stop().unwrap()
+    monitor.handle().drain(PATIENCE).expect("everything is read in time");
+    monitor.stop().expect("the monitor ran to its end")
 }
 
 #[test]
@@ -237,4 +243,40 @@ fn nflog_delivers_the_same_attempts() {
     );
     assert!(keep.seen.iter().all(|seen| seen.uid == Some(0)));
     assert_eq!((keep.lost, keep.forged, keep.malformed.len()), (0, 0, 0));
+}
+
+#[test]
+fn a_netlink_message_that_does_not_come_from_the_kernel_is_ignored_and_counted() {
+    let namespace = Namespace::fenced(&Log::Nflog(7));
+    let settings = Settings { kmsg: None, ..Settings::default() };
+    let monitor = Monitor::start(settings, Keep::of(&namespace)).unwrap();
+    let socket = namespace.enter(|| sluice_bypass::nflog::Socket::open(7)).unwrap();
+    let port = getsockname::<NetlinkAddr>(socket.as_raw_fd()).unwrap().pid();
+    monitor.handle().watch(socket).unwrap();
+    namespace.enter(move || {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let root =
+            socket_of(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter).unwrap();
+        sendto(root.as_raw_fd(), &[0; 64], &NetlinkAddr::new(port, 0), MsgFlags::empty()).unwrap();
+    });
+    let keep = drain_and_stop(monitor);
+    assert_eq!((keep.forged, keep.seen.len()), (1, 0));
+}
+
+#[test]
+fn a_group_that_is_taken_is_refused() {
+    let namespace = Namespace::fenced(&Log::Nflog(7));
+    let _holder = namespace.enter(|| sluice_bypass::nflog::Socket::open(7)).unwrap();
+    let error = namespace.enter(|| sluice_bypass::nflog::Socket::open(7)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn this_host_passes_every_probe() {
+    let _sets_nf_log_all_netns = Namespace::fenced(&Log::Kmsg);
+    for probe in probes() {
+        assert!(probe.ok, "{probe:?}");
+        assert!(probe.remedy.is_empty() && !probe.detail.is_empty(), "{probe:?}");
+    }
+    assert_eq!(usable(&probes()), Usable::Kmsg);
 }

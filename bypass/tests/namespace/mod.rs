@@ -74,7 +74,7 @@ impl Namespace {
 
     /// A TCP connect that must be refused at once.
     pub(crate) fn connect(&self, to: &str) {
-        let to: SocketAddr = to.parse().unwrap();
+        let to: SocketAddr = to.parse().expect("an address and a port");
         let error = self
             .enter(move || TcpStream::connect_timeout(&to, Duration::from_secs(5)))
             .expect_err("the fence must refuse");
@@ -83,10 +83,10 @@ impl Namespace {
 
     /// Sends `count` UDP datagrams, each of which must be refused.
     pub(crate) fn send(&self, to: &str, count: usize) {
-        let to: SocketAddr = to.parse().unwrap();
+        let to: SocketAddr = to.parse().expect("an address and a port");
         self.enter(move || {
             let from = if to.is_ipv4() { "10.200.0.1:0" } else { "[::1]:0" };
-            let socket = UdpSocket::bind(from).unwrap();
+            let socket = UdpSocket::bind(from).expect("bind");
             for _ in 0..count {
                 let _refused = socket.send_to(b"hello", to);
             }
@@ -108,7 +108,9 @@ fn run(command: &str, input: &str) {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{command}: {error} (tests need root, ip and nft)"));
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let status = child.wait().unwrap();
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(input.as_bytes()).expect("the command reads its input");
+    drop(stdin);
+    let status = child.wait().expect("a child");
     assert!(status.success(), "{command}: {status} (tests need root, ip and nft)");
 }
