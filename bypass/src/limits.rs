@@ -34,6 +34,9 @@ pub const NFLOG_COPY_BYTES: u32 = 160;
 /// one sandbox can produce.
 pub const NFLOG_SOCKET_BYTES: usize = 4 << 20;
 
+/// Turns that a socket gets when it is given up: as many as its full buffer needs at the least message size.
+pub const NFLOG_LAST_TURNS: usize = NFLOG_SOCKET_BYTES / 256 / RECORDS_PER_TURN;
+
 /// After a nudge the monitor looks at once, then after this time, and then after twice the time before. A log
 /// line follows the witness's note by some 50 µs. One look costs about 15 µs of CPU, most of it the wake-up.
 pub const ALERT_FIRST: Duration = Duration::from_micros(50);

@@ -8,7 +8,7 @@ use sluice_bypass::{HintCode, Proto, ProxyEnv, hint};
 const PROXY: &str = "10.200.0.1:3128";
 
 fn context(proto: Proto, to: &str) -> Context<'static> {
-    let to: SocketAddr = to.parse().unwrap();
+    let to: SocketAddr = to.parse().expect("an address and a port");
     Context {
         proto,
         dst: to.ip(),
@@ -18,7 +18,7 @@ fn context(proto: Proto, to: &str) -> Context<'static> {
         comm: None,
         args: &[],
         proxy_env: ProxyEnv::Unknown,
-        proxy: PROXY.parse().unwrap(),
+        proxy: PROXY.parse().expect("an address and a port"),
         allowed_by_policy: None,
     }
 }

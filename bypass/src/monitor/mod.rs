@@ -53,6 +53,12 @@ pub trait Sink: Send + 'static {
         let _ = why;
     }
 
+    /// A watched NFLOG socket cannot be read and was closed: its namespace's attempts are refused, but no longer
+    /// told.
+    fn source_failed(&mut self, source: SourceId, error: &io::Error) {
+        let _ = (source, error);
+    }
+
     /// All sources have been read to their end; comes at least every [`Settings::tick`]. `now_us` is
     /// CLOCK_MONOTONIC in µs. The place to end folding windows and to write out what was gathered.
     fn idle(&mut self, now_us: u64) {
@@ -237,7 +243,8 @@ impl<S: Sink> Handle<S> {
         self.send(Command::With(Box::new(work)))
     }
 
-    /// Reads a namespace's NFLOG group too, from now on.
+    /// Reads a namespace's NFLOG group too, from now on. The socket keeps its namespace alive until
+    /// [`Handle::unwatch`].
     pub fn watch(&self, socket: nflog::Socket) -> Result<SourceId, MonitorError> {
         let id = SourceId::new();
         self.send(Command::Watch(id, socket))?;
