@@ -48,6 +48,24 @@ pub struct Attempt<'a> {
     pub later_fragment: bool,
 }
 
+impl Attempt<'_> {
+    /// No process asked for this packet: the namespace's own kernel sent it, as an ICMP error or answer, a reset,
+    /// or the housekeeping of a link (neighbour discovery, multicast membership). Namespaces with a link of
+    /// their own log such lines now and then; they are no bypass. Right only where the fence logs uids (`log flags
+    /// skuid` or `all`; NFLOG always does).
+    pub fn by_kernel(&self) -> bool {
+        let local = self.in_interface == Interface::None && self.uid.is_none();
+        local
+            && match self.proto {
+                Proto::Icmp => self.icmp.is_some_and(|icmp| icmp.kind != Icmp::ECHO_REQUEST),
+                Proto::Icmpv6 => self.icmp.is_some_and(|icmp| icmp.kind != Icmp::ECHO_REQUEST_V6),
+                Proto::Tcp => self.tcp.0 & TcpFlags::RST != 0,
+                Proto::Other(igmp) => igmp == 2,
+                Proto::Udp | Proto::Unknown => false,
+            }
+    }
+}
+
 /// A network interface, as far as the source names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Interface<'a> {
@@ -122,10 +140,17 @@ impl fmt::Display for Proto {
 /// Type and code of an ICMP or ICMPv6 message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Icmp {
-    /// Type: 8 (v4) and 128 (v6) are what `ping` sends.
+    /// Type; the numbers of ICMP and ICMPv6 differ.
     pub kind: u8,
     /// Code.
     pub code: u8,
+}
+
+impl Icmp {
+    /// What `ping` sends over IPv4.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// What `ping` sends over IPv6.
+    pub const ECHO_REQUEST_V6: u8 = 128;
 }
 
 /// TCP flags in the order of the header's low byte: FIN is bit 0.

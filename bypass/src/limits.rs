@@ -34,9 +34,21 @@ pub const NFLOG_COPY_BYTES: u32 = 160;
 /// one sandbox can produce.
 pub const NFLOG_SOCKET_BYTES: usize = 4 << 20;
 
-/// How often an alert monitor looks for records, see [`crate::monitor`]. One look costs about 2 µs.
-pub const ALERT_POLL: Duration = Duration::from_micros(200);
+/// Turns that a socket gets when it is given up: as many as its full buffer needs at the least message size.
+pub const NFLOG_LAST_TURNS: usize = NFLOG_SOCKET_BYTES / 256 / RECORDS_PER_TURN;
 
-/// How long a monitor stays alert after a nudge or an attempt: longer than the longest timer tick (10 ms at
-/// HZ=100), after which the kernel wakes it anyway.
-pub const ALERT_TIME: Duration = Duration::from_millis(12);
+/// After a nudge the monitor looks at once, then after this time, and then after twice the time before. A log
+/// line follows the witness's note by some 50 µs. One look costs about 15 µs of CPU, most of it the wake-up.
+pub const ALERT_FIRST: Duration = Duration::from_micros(50);
+
+/// The longest time between two such looks; with the shorter ones before, the looks end after 6.4 ms: the kernel
+/// itself wakes the monitor at the next timer tick (4 ms at HZ=250, 10 ms at HZ=100).
+pub const ALERT_LAST: Duration = Duration::from_micros(3200);
+
+/// Attempts in one look from which on the monitor takes it for a flood and stays alert: woken by timer ticks
+/// alone (every 4 ms), it would find half the ring written over at 100,000 lines a second.
+pub const FLOOD_ATTEMPTS: u64 = 16;
+
+/// Priority (nice value) of the monitor's thread. The log's ring holds some 10 ms of a flood; on a host whose
+/// cores are all busy, a thread of ordinary priority may wait longer than that for its turn.
+pub const NICE: i32 = -15;

@@ -1,22 +1,22 @@
-//! The alert state: look for records at short intervals, because one is due.
+//! The alert state: look for records of one's own accord, because one is due.
 
 use std::io;
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::watched::Watched;
-use crate::limits::{ALERT_POLL, ALERT_TIME};
+use crate::limits::{ALERT_FIRST, ALERT_LAST};
 
-/// A timer that ticks while the monitor is alert. tokio's own timers are no finer than 1 ms.
+/// A timer that goes off while the monitor is alert. tokio's own timers are no finer than 1 ms.
 pub(super) struct Alert {
     timer: Watched<TimerFd>,
     /// Alert at all times, at this interval.
-    always: bool,
-    /// The alert ends here; `None` while the timer is off.
-    until: Option<Instant>,
+    always: Option<Duration>,
+    /// Time to the look after the coming one; `None` while the timer is off.
+    next: Option<Duration>,
 }
 
 impl Alert {
@@ -24,22 +24,19 @@ impl Alert {
     pub(super) fn new(always: Option<Duration>) -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = Watched::new(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?)?;
-        let alert = Self { timer, always: always.is_some(), until: None };
+        let alert = Self { timer, always, next: None };
         if let Some(interval) = always {
-            alert.start(interval)?;
+            alert.set(interval)?;
         }
         Ok(alert)
     }
 
-    /// Begins or prolongs the alert.
+    /// Begins the looks anew: soon, then ever later.
     pub(super) fn raise(&mut self) -> io::Result<()> {
-        if self.always {
-            return Ok(());
+        if self.always.is_none() {
+            self.set(ALERT_FIRST)?;
+            self.next = Some(ALERT_FIRST * 2);
         }
-        if self.until.is_none() {
-            self.start(ALERT_POLL)?;
-        }
-        self.until = Some(Instant::now() + ALERT_TIME);
         Ok(())
     }
 
@@ -48,17 +45,20 @@ impl Alert {
         if !self.timer.poll_woken(context)? {
             return Ok(false);
         }
-        // Reading also sets the timer up for its next interval; nothing to read is no error.
-        let _ = self.timer.get().wait();
-        if self.until.is_some_and(|until| until <= Instant::now()) {
-            self.until = None;
-            self.timer.get().unset()?;
+        if let Some(interval) = self.always {
+            self.set(interval)?;
+        } else if let Some(next) = self.next.filter(|next| *next <= ALERT_LAST) {
+            self.set(next)?;
+            self.next = Some(next * 2);
+        } else {
+            self.next = None;
         }
         Ok(true)
     }
 
-    fn start(&self, interval: Duration) -> io::Result<()> {
-        let interval = Expiration::Interval(TimeSpec::from_duration(interval));
-        Ok(self.timer.get().set(interval, TimerSetTimeFlags::empty())?)
+    /// Goes off once, after `delay`. Setting the timer also takes back that it went off before.
+    fn set(&self, delay: Duration) -> io::Result<()> {
+        let once = Expiration::OneShot(TimeSpec::from_duration(delay));
+        Ok(self.timer.get().set(once, TimerSetTimeFlags::empty())?)
     }
 }

@@ -11,6 +11,7 @@ pub struct Counters {
     pub(super) malformed: AtomicU64,
     pub(super) lost: AtomicU64,
     pub(super) overruns: AtomicU64,
+    pub(super) failed: AtomicU64,
     pub(super) last_seq: AtomicU64,
     nudged: AtomicBool,
 }
@@ -30,6 +31,8 @@ pub struct Totals {
     pub lost: u64,
     /// How often the kmsg ring overtook the reader (EPIPE), or an NFLOG socket overflowed (ENOBUFS).
     pub overruns: u64,
+    /// NFLOG sockets that had to be closed because they could not be read.
+    pub failed: u64,
     /// Number of the last kmsg record read; 0 before the first.
     pub last_seq: u64,
 }
@@ -43,6 +46,7 @@ impl Counters {
             malformed: self.malformed.load(Relaxed),
             lost: self.lost.load(Relaxed),
             overruns: self.overruns.load(Relaxed),
+            failed: self.failed.load(Relaxed),
             last_seq: self.last_seq.load(Relaxed),
         }
     }

@@ -8,16 +8,16 @@ use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::alert::Alert;
-use super::counters::Counters;
+use super::counters::{Counters, add};
+use super::place;
 use super::sources::{Kmsg, Nflog, SourceId, Turn, monotonic_us};
 use super::{MonitorError, Settings, Sink};
 use crate::kmsg;
+use crate::limits::{FLOOD_ATTEMPTS, NFLOG_LAST_TURNS};
 use crate::loss::Sequence;
 use crate::nflog;
 
@@ -59,7 +59,8 @@ impl<S: Sink> Driver<S> {
         counters: Arc<Counters>,
         ready: &SyncSender<()>,
     ) -> Result<S, MonitorError> {
-        pin(settings.core)?;
+        place::on_core(settings.core)?;
+        place::first();
         let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(MonitorError::Runtime)?;
         runtime.block_on(async {
             let mut driver =
@@ -114,15 +115,17 @@ impl<S: Sink> Driver<S> {
         if let Some((kmsg, due)) = self.kmsg.as_mut().filter(|(_, due)| *due) {
             *due = kmsg.turn(&mut self.sink, &self.counters)? == Turn::More;
         }
-        for (nflog, due) in self.nflog.iter_mut().filter(|(_, due)| *due) {
-            *due = nflog.turn(&mut self.sink, &self.counters)? == Turn::More;
-        }
-        if self.counters.totals().attempts != before {
-            self.news = true;
-            // Where one attempt is, more may follow, and only kmsg wakes late.
-            if self.kmsg.is_some() {
-                self.alert.raise()?;
-            }
+        let (sink, counters) = (&mut self.sink, &self.counters);
+        self.nflog.retain_mut(|(nflog, due)| {
+            // One namespace's trouble is not the others'.
+            let turn = if *due { nflog.turn(sink, counters) } else { Ok(Turn::Empty) };
+            *due = matches!(turn, Ok(Turn::More));
+            turn.map_err(|error| fail(nflog.id, &error, sink, counters)).is_ok()
+        });
+        let attempts = self.counters.totals().attempts - before;
+        self.news |= attempts > 0;
+        if attempts >= FLOOD_ATTEMPTS && self.kmsg.is_some() {
+            self.alert.raise()?;
         }
         Ok(())
     }
@@ -140,8 +143,11 @@ impl<S: Sink> Driver<S> {
             Command::Stop => self.stopping = true,
             Command::Nudge => {
                 self.counters.nudge_arrived();
-                self.alert.raise()?;
-                self.all_due();
+                // NFLOG wakes its readers at once.
+                if let Some((_, due)) = &mut self.kmsg {
+                    *due = true;
+                    self.alert.raise()?;
+                }
             }
             Command::Drain(done) => {
                 self.drains.push(done);
@@ -151,16 +157,27 @@ impl<S: Sink> Driver<S> {
                 work(&mut self.sink);
                 self.news = true;
             }
-            Command::Watch(id, socket) => self.nflog.push((Nflog::new(id, socket)?, true)),
-            Command::Unwatch(id) => {
-                if let Some(at) = self.nflog.iter().position(|(nflog, _)| nflog.id == id) {
-                    let (mut nflog, _) = self.nflog.swap_remove(at);
-                    while nflog.turn(&mut self.sink, &self.counters)? == Turn::More {}
-                    self.news = true;
-                }
-            }
+            Command::Watch(id, socket) => match Nflog::new(id, socket) {
+                Ok(nflog) => self.nflog.push((nflog, true)),
+                Err(error) => fail(id, &error, &mut self.sink, &self.counters),
+            },
+            Command::Unwatch(id) => self.unwatch(id),
         }
         Ok(())
+    }
+
+    /// Reads what a socket still holds and closes it.
+    fn unwatch(&mut self, id: SourceId) {
+        let Some(at) = self.nflog.iter().position(|(nflog, _)| nflog.id == id) else { return };
+        let (mut nflog, _) = self.nflog.swap_remove(at);
+        self.news = true;
+        for _ in 0..NFLOG_LAST_TURNS {
+            match nflog.turn(&mut self.sink, &self.counters) {
+                Ok(Turn::More) => {}
+                Ok(Turn::Empty) => return,
+                Err(error) => return fail(id, &error, &mut self.sink, &self.counters),
+            }
+        }
     }
 
     fn all_due(&mut self) {
@@ -229,10 +246,7 @@ impl<S: Sink> Driver<S> {
     }
 }
 
-fn pin(core: Option<usize>) -> Result<(), MonitorError> {
-    let Some(core) = core else { return Ok(()) };
-    let mut set = CpuSet::new();
-    set.set(core)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|errno| MonitorError::Pin { core, source: errno.into() })
+fn fail<S: Sink>(id: SourceId, error: &io::Error, sink: &mut S, counters: &Counters) {
+    add(&counters.failed, 1);
+    sink.source_failed(id, error);
 }

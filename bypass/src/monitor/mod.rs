@@ -8,11 +8,13 @@
 //!
 //! printk wakes the readers of `/dev/kmsg` from the next timer tick, up to 1/HZ later (4 ms at HZ=250). Who
 //! knows that a line is due says so with [`Handle::nudge`] (the witness does, before it lets the connect go
-//! on): the monitor then looks every [`crate::limits::ALERT_POLL`] for a while. So it does after every attempt.
+//! on): the monitor then looks at once and, ever less often, for [some milliseconds](crate::limits::ALERT_FIRST);
+//! so it does in a flood.
 
 mod alert;
 mod counters;
 mod driver;
+mod place;
 mod sources;
 mod watched;
 
@@ -49,6 +51,12 @@ pub trait Sink: Send + 'static {
     /// A line of ours could not be read. It was counted.
     fn malformed(&mut self, why: Malformed) {
         let _ = why;
+    }
+
+    /// A watched NFLOG socket cannot be read and was closed: its namespace's attempts are refused, but no longer
+    /// told.
+    fn source_failed(&mut self, source: SourceId, error: &io::Error) {
+        let _ = (source, error);
     }
 
     /// All sources have been read to their end; comes at least every [`Settings::tick`]. `now_us` is
@@ -235,7 +243,8 @@ impl<S: Sink> Handle<S> {
         self.send(Command::With(Box::new(work)))
     }
 
-    /// Reads a namespace's NFLOG group too, from now on.
+    /// Reads a namespace's NFLOG group too, from now on. The socket keeps its namespace alive until
+    /// [`Handle::unwatch`].
     pub fn watch(&self, socket: nflog::Socket) -> Result<SourceId, MonitorError> {
         let id = SourceId::new();
         self.send(Command::Watch(id, socket))?;

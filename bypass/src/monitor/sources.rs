@@ -114,7 +114,8 @@ impl Nflog {
         Ok(Self {
             id,
             socket: Watched::new(socket)?,
-            sequence: Sequence::new(),
+            // A fresh group counts from 0.
+            sequence: Sequence::after(u64::MAX),
             buffer: vec![0; NFLOG_DATAGRAM_BYTES].into_boxed_slice(),
         })
     }

@@ -34,7 +34,7 @@ pub enum Outcome {
 impl Socket {
     /// Binds `group` in the calling thread's network namespace and asks for the packets' headers, each at once.
     ///
-    /// Errors: EPERM without CAP_NET_ADMIN there; EBUSY when another socket holds the group; EOPNOTSUPP or
+    /// Errors: EPERM without CAP_NET_ADMIN there, and also when another socket holds the group; EOPNOTSUPP or
     /// EINVAL on a kernel without `nfnetlink_log`.
     pub fn open(group: u16) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
