@@ -258,13 +258,13 @@ fn sandboxes(reader: &mut Reader<'_>, items: &[Node], policies: &mut Policies<'_
     let mut found = Vec::new();
     for item in items {
         let Some(fields) = reader.mapping(item, SANDBOX) else { continue };
-        let name = required(reader, &fields, "name").and_then(|node| name(reader, node));
+        let name = reader.required(&fields, "name").and_then(|node| name(reader, node));
         if let (Some(name), Some(node)) = (&name, fields.get("name"))
             && let Some(first) = names.insert(name.to_string(), node.line)
         {
             reader.error(node, format!("duplicate sandbox \"{name}\", first on line {first}"));
         }
-        let source = required(reader, &fields, "source").and_then(|node| reader.cidr(node));
+        let source = reader.required(&fields, "source").and_then(|node| reader.cidr(node));
         if let (Some(source), Some(node)) = (source, fields.get("source"))
             && let Some(first) = sources.insert(source, node.line)
         {
@@ -288,7 +288,7 @@ fn sandbox(
     let identity = fields.get("identity").map(|node| reader.choice(node, modes));
     let identity = identity.unwrap_or(Some(IdentityMode::Process));
     let limits = sandbox_limits(reader, fields);
-    let node = required(reader, fields, "policy")?;
+    let node = reader.required(fields, "policy")?;
     let (policy_source, policy) = policies.get(reader, node)?;
     let identity = identity?;
     let blind = match identity {
@@ -303,14 +303,6 @@ fn sandbox(
     let place = reader.place(fields.node());
     let source = IpNet::default();
     Some(SandboxConfig { name: "".into(), source, identity, policy_source, policy, limits, place })
-}
-
-fn required<'n>(reader: &mut Reader<'_>, fields: &Fields<'n>, key: &str) -> Option<&'n Node> {
-    let node = fields.get(key);
-    if node.is_none() {
-        reader.error(fields.node(), format!("the key \"{key}\" is missing"));
-    }
-    node
 }
 
 fn name(reader: &mut Reader<'_>, node: &Node) -> Option<Arc<str>> {

@@ -132,7 +132,10 @@ pub(crate) fn from_tree(root: &Node, file: &Arc<str>, out: &mut Diagnostics) -> 
     match top.get("version") {
         Some(version) if version.text() == Some("1") => {}
         Some(version) => reader.error(version, format!("expected version 1, found {}", version.describe())),
-        None => reader.error_with_help(root, "the key \"version\" is missing", "write \"version: 1\""),
+        None if top.lacks("version") => {
+            reader.error_with_help(root, "the key \"version\" is missing", "write \"version: 1\"");
+        }
+        None => {}
     }
     let rules = if let Some(node) = top.get("network_policies") {
         load_rules::rules(&mut reader, node)

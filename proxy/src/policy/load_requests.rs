@@ -118,7 +118,7 @@ fn base(
         reader.error(key, "either access or rules, not both");
         return None;
     }
-    if !access.is_given() && !rules.is_given() {
+    if fields.lacks("access") && fields.lacks("rules") {
         let key = first_key(fields, &["deny_rules", "protocol", "path"]);
         let help = "write \"access: read-only\", \"read-write\" or \"full\", or \"rules\"";
         reader.error_with_help(key, "what requests are allowed? access or rules is missing", help);
@@ -174,10 +174,7 @@ fn allow_rules(reader: &mut Reader<'_>, node: &Node, websocket: bool) -> Option<
         .iter()
         .map(|item| {
             let fields = reader.mapping(item, &["allow"])?;
-            let Some(allow) = fields.get("allow") else {
-                reader.error(item, "the key \"allow\" is missing");
-                return None;
-            };
+            let allow = reader.required(&fields, "allow")?;
             request_rule(reader, allow, websocket, false)
         })
         .collect();
@@ -198,11 +195,7 @@ fn request_rule(
     denies: bool,
 ) -> Option<Vec<RequestRule>> {
     let fields = reader.mapping_refusing(node, REQUEST, REQUEST_REFUSED)?;
-    let Some(method_node) = fields.get("method") else {
-        let help = "write one, or \"*\" for any";
-        reader.error_with_help(node, "the key \"method\" is missing", help);
-        return None;
-    };
+    let method_node = reader.required(&fields, "method")?;
     let method = method(reader, method_node);
     let path = fields.read("path", |node| path_glob(reader, node));
     let query = fields.read("query", |node| query(reader, node));
@@ -291,10 +284,7 @@ fn query(reader: &mut Reader<'_>, node: &Node) -> Option<QueryRule> {
                 vec![query_glob(reader, value)]
             } else {
                 let fields = reader.mapping(value, &["any"])?;
-                let Some(any) = fields.get("any") else {
-                    reader.error(value, "the key \"any\" is missing");
-                    return None;
-                };
+                let any = reader.required(&fields, "any")?;
                 let items = reader.list_not_empty(any, "name at least one value")?;
                 items.iter().map(|item| query_glob(reader, item)).collect()
             };

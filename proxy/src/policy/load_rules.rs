@@ -67,10 +67,7 @@ fn rule(reader: &mut Reader<'_>, key: &Node, node: &Node) -> Option<Rule> {
         Binaries::Any
     };
     let head = Arc::new(RuleHead { name: name.into(), place: reader.place(key), binaries });
-    let Some(endpoints) = fields.get("endpoints") else {
-        reader.error(key, format!("rule \"{}\" has no endpoints", shorten(name)));
-        return None;
-    };
+    let endpoints = reader.required(&fields, "endpoints")?;
     let endpoints = reader.list_not_empty(endpoints, "a rule needs at least one endpoint")?;
     let endpoints = endpoints.iter().filter_map(|node| endpoint(reader, &head, node)).map(Arc::new).collect();
     Some(Rule { head, endpoints })
@@ -84,10 +81,7 @@ fn binaries(reader: &mut Reader<'_>, node: &Node) -> Option<Binaries> {
 
 fn binary(reader: &mut Reader<'_>, node: &Node) -> Option<BinaryPattern> {
     let fields = reader.mapping(node, &["path", "sha256"])?;
-    let Some(path) = fields.get("path") else {
-        reader.error(node, "the key \"path\" is missing");
-        return None;
-    };
+    let path = reader.required(&fields, "path")?;
     let text = reader.string(path)?;
     if !text.starts_with(['/', '*']) {
         reader.error(path, format!("the path {} is not absolute", path.describe()));
@@ -146,7 +140,7 @@ fn endpoint(reader: &mut Reader<'_>, rule: &Arc<RuleHead>, node: &Node) -> Optio
 
 fn host(reader: &mut Reader<'_>, fields: &Fields<'_>, has_allowed_ips: bool) -> Option<HostPattern> {
     let Some(node) = fields.get("host") else {
-        if !has_allowed_ips {
+        if !has_allowed_ips && fields.lacks("host") && fields.lacks("allowed_ips") {
             reader.error(fields.node(), "an endpoint needs a host, or allowed_ips");
         }
         return has_allowed_ips.then_some(HostPattern::Any);
@@ -218,7 +212,9 @@ fn ports(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Ports> {
             ports.into_iter().collect::<Option<Vec<u16>>>()?
         }
         (None, None) => {
-            reader.error(fields.node(), "an endpoint needs a port, or ports");
+            if fields.lacks("port") && fields.lacks("ports") {
+                reader.error(fields.node(), "an endpoint needs a port, or ports");
+            }
             return None;
         }
     };

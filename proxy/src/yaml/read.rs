@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{Node, Value, shorten};
-use crate::diagnostic::{Diagnostics, Place, did_you_mean};
+use crate::diagnostic::{Diagnostics, Place, did_you_mean, nearest};
 
 /// Reads the nodes of one file.
 pub struct Reader<'a> {
@@ -22,6 +22,8 @@ pub struct Reader<'a> {
 pub struct Fields<'n> {
     node: &'n Node,
     entries: Vec<(&'n Node, &'n Node)>,
+    /// Known keys that an unknown one was taken for.
+    misspelt: Vec<String>,
 }
 
 impl<'n> Fields<'n> {
@@ -37,6 +39,11 @@ impl<'n> Fields<'n> {
             Some(None) => Given::Bad,
             Some(Some(value)) => Given::Good(value),
         }
+    }
+
+    /// Whether a key is neither there nor there with a slip, which is an error already.
+    pub fn lacks(&self, key: &str) -> bool {
+        self.get(key).is_none() && !self.misspelt.iter().any(|misspelt| misspelt == key)
     }
 
     /// The key's own node, for its place.
@@ -141,7 +148,7 @@ impl<'a> Reader<'a> {
         refused: &[(&str, &str)],
     ) -> Option<Fields<'n>> {
         let Value::Mapping(entries) = &node.value else { return self.expected(node, "a mapping") };
-        let mut fields = Fields { node, entries: Vec::with_capacity(entries.len()) };
+        let mut fields = Fields { node, entries: Vec::with_capacity(entries.len()), misspelt: Vec::new() };
         for (key, value) in entries {
             let name = key.text().unwrap_or_default();
             if known.contains(&name) {
@@ -153,11 +160,24 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let message = format!("unknown key \"{}\"", shorten(name));
-            let help = did_you_mean(name, known.iter().copied())
-                .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
+            let help = match nearest(name, known.iter().copied()) {
+                Some(meant) => {
+                    fields.misspelt.push(meant.to_owned());
+                    format!("did you mean \"{meant}\"?")
+                }
+                None => format!("known here: {}", known.join(", ")),
+            };
             self.error_with_help(key, message, help);
         }
         Some(fields)
+    }
+
+    /// The value of a key that must be there.
+    pub fn required<'n>(&mut self, fields: &Fields<'n>, key: &str) -> Option<&'n Node> {
+        if fields.lacks(key) {
+            self.error(fields.node(), format!("the key \"{key}\" is missing"));
+        }
+        fields.get(key)
     }
 
     /// A mapping with free keys.
