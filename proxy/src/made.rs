@@ -204,7 +204,7 @@ impl ConnectNotes for Witnessed {
             exe: process.exe.to_path_buf(),
             comm: process.comm.to_string(),
             uid: process.uid,
-            ancestors: process.ancestors.iter().map(|path| path.to_path_buf()).collect(),
+            ancestors: Some(process.ancestors.iter().map(|path| path.to_path_buf()).collect()),
         })
     }
 }

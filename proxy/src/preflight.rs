@@ -79,7 +79,9 @@ pub fn all() -> Vec<Finding> {
     // Without privileges the rest would only repeat that they are missing.
     if findings.iter().all(|finding| finding.ok) {
         findings.extend(sluice_netns::probe::all().into_iter().map(of_netns));
-        findings.extend(sluice_bypass::probe::probes().into_iter().map(of_bypass));
+        // The ring and the log setting are among the findings already.
+        let own = |probe: &sluice_bypass::probe::Probe| matches!(probe.name, "kmsg" | "nflog");
+        findings.extend(sluice_bypass::probe::probes().into_iter().filter(own).map(of_bypass));
         findings.extend(sluice_seccomp::probe::all().into_iter().map(of_seccomp));
     }
     findings.push(descriptors());
@@ -156,7 +158,7 @@ fn of_netns(probe: sluice_netns::probe::Probe) -> Finding {
 }
 
 fn of_bypass(probe: sluice_bypass::probe::Probe) -> Finding {
-    // NFLOG is the other source of the same lines; the log setting is in the sandbox network's findings.
+    // NFLOG is the other source of the same lines.
     Finding::of(probe.name, probe.name == "kmsg", probe.ok, probe.detail, &probe.remedy)
 }
 

@@ -130,7 +130,7 @@ fn a_process_that_connects_and_then_execs_an_allowed_binary_gains_nothing_where_
         exe: agent.clone(),
         comm: "agent".to_owned(),
         uid: 0,
-        ancestors: Vec::new(),
+        ancestors: None,
     };
     accepted.tell();
     assert_eq!(accepted.hear(), b'h');

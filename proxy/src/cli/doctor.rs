@@ -1,9 +1,14 @@
 //! `sluice doctor`: every prerequisite, found or missing, and what to do.
 
+use std::io::IsTerminal as _;
+
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::cli::exit;
 use crate::preflight::{self, Finding, Need};
+
+/// Columns where there is no terminal to measure.
+const COLUMNS: u16 = 120;
 
 /// Prints the table, or JSON. Fine when nothing required is missing.
 pub fn run(json: bool) -> u8 {
@@ -25,7 +30,10 @@ pub fn run(json: bool) -> u8 {
 /// The findings as a table, remedies below what is missing.
 pub fn table(findings: &[Finding]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(COLUMNS);
+    }
     table.set_header(["prerequisite", "", "seen"]);
     for finding in findings {
         let mark = match (finding.ok, finding.need) {

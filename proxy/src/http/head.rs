@@ -176,7 +176,7 @@ impl RequestReader {
 
     fn request_line(&mut self, buf: &[u8]) -> Result<Option<RequestLine>, Fault> {
         if self.line.is_none() {
-            let octets = self.lines.first(buf, &self.limits, Blank::MayPrecede)?;
+            let octets = self.lines.first(buf, &self.limits, Kind::Request)?;
             self.line = octets.map(|octets| RequestLine::parse(octets, buf)).transpose()?;
         }
         Ok(self.line)
@@ -188,11 +188,11 @@ impl RequestReader {
     }
 }
 
-/// Whether an empty line may stand before the first one (RFC 9112 section 2.2: before a request, from old clients).
+/// Which kind of head is read. An empty line may precede a request (RFC 9112 section 2.2), not a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Blank {
-    MayPrecede,
-    MustNotPrecede,
+pub(super) enum Kind {
+    Request,
+    Response,
 }
 
 /// A parsed request line.
@@ -330,7 +330,7 @@ fn parse_max_forwards(value: &[u8]) -> Option<u64> {
 
 /// The fault of a first octet with which no message starts, told before its line is complete: whoever speaks another
 /// protocol hears so at once.
-pub(super) fn first_octet_fault(octet: u8) -> Option<Fault> {
+fn first_octet_fault(octet: u8, kind: Kind) -> Option<Fault> {
     match octet {
         b'\r' => None,
         b'\n' => Some(Fault::BareLf),
@@ -338,8 +338,9 @@ pub(super) fn first_octet_fault(octet: u8) -> Option<Fault> {
         0x16 => Some(Fault::Tls),
         b' ' | b'\t' => Some(Fault::LeadingSpace),
         b if b < b' ' || b == 0x7f => Some(Fault::ControlOctet),
-        b if !is_token_octet(b) => Some(Fault::Method),
-        _ => None,
+        b if is_token_octet(b) => None,
+        _ if kind == Kind::Response => Some(Fault::StatusLine),
+        _ => Some(Fault::Method),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::fault::Fault;
 use super::fields::{Fields, Known, Span, control_fault, parse_line};
 use super::framing::{BodyFields, Framing};
-use super::head::{Blank, Connection, HopFields, Line, Lines, Method, Upgrade, Version};
+use super::head::{Connection, HopFields, Kind, Line, Lines, Method, Upgrade, Version};
 use super::limits::HeadLimits;
 
 /// What a response head says; as [`super::head::RequestHead`], it holds no octets.
@@ -117,7 +117,7 @@ impl ResponseReader {
 
     fn status_line(&mut self, buf: &[u8]) -> Result<Option<StatusLine>, Fault> {
         if self.line.is_none() {
-            let octets = self.lines.first(buf, &self.limits, Blank::MustNotPrecede)?;
+            let octets = self.lines.first(buf, &self.limits, Kind::Response)?;
             self.line = octets.map(|octets| StatusLine::parse(octets, buf)).transpose()?;
         }
         Ok(self.line)

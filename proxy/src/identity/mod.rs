@@ -94,8 +94,9 @@ pub struct Seen {
     pub comm: String,
     /// Effective uid in the daemon's user namespace.
     pub uid: u32,
-    /// The binaries of its ancestors, nearest first; empty if the witness did not look: then they are looked up now.
-    pub ancestors: Vec<PathBuf>,
+    /// The binaries of its ancestors in the sandbox, nearest first; `None` if the witness did not look: then they are
+    /// looked up now.
+    pub ancestors: Option<Vec<PathBuf>>,
 }
 
 /// The notes of a connect witness, if the sandbox has one.

@@ -227,7 +227,7 @@ impl Facts {
         let live =
             self.proc.process(seen.pid).ok().and_then(|dir| self.of(&Arc::new(dir), seen.start_time).ok());
         if let Some(live) = &live
-            && seen.ancestors.is_empty()
+            && seen.ancestors.is_none()
             && (live.exe == seen.exe || is_spelling_of(&seen.exe, live))
             && (live.uid, live.comm.as_str()) == (seen.uid, seen.comm.as_str())
         {
@@ -235,10 +235,8 @@ impl Facts {
         }
         let same = live.as_ref().filter(|live| live.exe == seen.exe || is_spelling_of(&seen.exe, live));
         let (standing, image) = same.map_or((Standing::Noted, None), |live| (live.standing, live.image));
-        let ancestors = match &live {
-            Some(live) if seen.ancestors.is_empty() => live.ancestors.clone(),
-            _ => seen.ancestors,
-        };
+        let looked_up = || live.as_ref().map(|live| live.ancestors.clone()).unwrap_or_default();
+        let ancestors = seen.ancestors.unwrap_or_else(looked_up);
         Arc::new(Process {
             pid: seen.pid,
             start_time: seen.start_time,

@@ -250,6 +250,9 @@ fn parse_hello(message: &mut Message<'_>) -> Option<ClientHello> {
     message.skip(usize::from(cipher_suites))?;
     let compression_methods = message.u8()?;
     message.skip(usize::from(compression_methods))?;
+    if session_id > 32 || cipher_suites == 0 || cipher_suites % 2 != 0 || compression_methods == 0 {
+        return None;
+    }
     if message.left == 0 {
         // TLS 1.2 and before may have no extensions at all.
         return Some(hello);

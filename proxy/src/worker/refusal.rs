@@ -143,7 +143,7 @@ impl Session {
             };
             answer::write(&mut out, refusal.reject, method, &details, now(), !persistent)
         };
-        closes || self.client.write_all(&out).await.is_err()
+        self.client.write_all(&out).await.is_err() || closes
     }
 }
 

@@ -1,6 +1,6 @@
 //! Finding lines: CRLF and nothing else ends one, bounds hold while it is still incomplete, no octet is scanned twice.
 
-use super::{Blank, first_octet_fault};
+use super::{Kind, first_octet_fault};
 use crate::http::fault::Fault;
 use crate::http::fields::Span;
 use crate::http::limits::HeadLimits;
@@ -38,10 +38,10 @@ impl Lines {
         &mut self,
         buf: &'b [u8],
         limits: &HeadLimits,
-        blank: Blank,
+        kind: Kind,
     ) -> Result<Option<&'b [u8]>, Fault> {
         loop {
-            match buf.get(self.start).map(|&octet| first_octet_fault(octet)) {
+            match buf.get(self.start).map(|&octet| first_octet_fault(octet, kind)) {
                 None => return Ok(None),
                 Some(Some(fault)) => return Err(fault),
                 Some(None) => {}
@@ -54,7 +54,7 @@ impl Lines {
                 self.fields_start = self.start;
                 return Ok(Some(line));
             }
-            if self.blank_seen || blank == Blank::MustNotPrecede {
+            if self.blank_seen || kind == Kind::Response {
                 return Err(Fault::LeadingSpace);
             }
             self.blank_seen = true;
