@@ -216,18 +216,18 @@ impl Holders {
         let mut opened: Option<Arc<ProcDir>> = None;
         for (inode, finding) in inodes.iter().zip(findings) {
             let Some(fd) = snapshot.descriptor_of(*inode) else { continue };
-            let dir = match &opened {
-                Some(dir) => Arc::clone(dir),
-                None => match self.proc.process(pid) {
-                    Ok(dir) => Arc::clone(opened.insert(Arc::new(dir))),
-                    Err(_) => return,
-                },
-            };
-            // Not another process that was given the same pid in between.
-            if dir.stat(start_time).ok() == Some(snapshot.start_time) {
-                finding.holders.push(Holder { dir, fd, start_time: snapshot.start_time });
+            if opened.is_none() {
+                opened = self.open_as(pid, snapshot.start_time);
             }
+            let Some(dir) = &opened else { return };
+            finding.holders.push(Holder { dir: Arc::clone(dir), fd, start_time: snapshot.start_time });
         }
+    }
+
+    /// The process that started then, not another that was given the same pid.
+    fn open_as(&self, pid: u32, started: u64) -> Option<Arc<ProcDir>> {
+        let dir = self.proc.process(pid).ok()?;
+        (dir.stat(start_time) == Ok(started)).then(|| Arc::new(dir))
     }
 
     fn look_at(&mut self, pid: u32, afresh: bool, budget: &mut usize) -> Look {
@@ -408,3 +408,6 @@ impl Watch {
 fn start_time(bytes: &[u8]) -> Option<u64> {
     stat::parse(bytes).map(|stat| stat.start_time)
 }
+
+#[cfg(test)]
+mod tests;

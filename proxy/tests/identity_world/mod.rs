@@ -67,7 +67,10 @@ impl World {
     }
 
     pub(crate) fn listen(&self, address: &str) -> TcpListener {
-        self.inside(|| TcpListener::bind(address).unwrap())
+        let listener = self.inside(|| TcpListener::bind(address).unwrap());
+        // A client that connects faster than the test accepts must not wait for a second SYN.
+        nl::listen(&listener, nl::Backlog::new(4_096).unwrap()).unwrap();
+        listener
     }
 
     /// A binary of its own: a copy of this one.
@@ -256,6 +259,7 @@ pub(crate) fn play() {
             stay(&mut second);
         }
         "connect-when-told" => connect_when_told(&proxy),
+        "crowd" => be_one_of_a_crowd(&proxy),
         "connect-many" => connect_many(&proxy),
         "connect-and-exit" => TcpStream::connect(proxy).unwrap().write_all(b"x").unwrap(),
         "share" => {
@@ -332,6 +336,13 @@ pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// Forty descriptors, half of them connections.
+fn be_one_of_a_crowd(proxy: &str) {
+    let mut connections: Vec<_> = (0..20).map(|_| TcpStream::connect(proxy).unwrap()).collect();
+    let _files: Vec<_> = (0..16).map(|_| File::open("/dev/null").unwrap()).collect();
+    stay(&mut connections[19]);
 }
 
 fn connect_dual_stack(proxy: SocketAddr) -> TcpStream {
