@@ -29,6 +29,7 @@ pub mod measures;
 pub mod policy;
 pub mod preflight;
 pub mod sandbox;
+pub mod signals;
 pub mod tls;
 pub mod watch;
 pub mod worker;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         Command::Exec(args) => exec::run(*args).into(),
-        Command::Serve(args) => serve::run(&args).into(),
+        Command::Serve(args) => serve::run(&args),
         Command::Check { file } => check::run(&file),
         Command::Explain(args) => explain::run(&explain::Question {
             policy: Source::parse(&args.policy),

@@ -54,6 +54,11 @@ impl Sandbox {
         self.policy.load_full()
     }
 
+    /// Puts another policy in force: every decision after this call is made by it.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.policy.store(policy);
+    }
+
     /// Finds out who is asking, if that is wanted and possible.
     pub fn resolver(&self) -> Option<&Arc<Resolver>> {
         self.resolver.as_ref()

@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sluice_netns::{SandboxName, Spec};
 use sluice_seccomp::{Child, Signaller, User};
 
@@ -22,12 +19,13 @@ use crate::limits::SandboxLimits;
 use crate::made::{self, Made, MadeError, Workload};
 use crate::policy::{self, Account, Confinement, Policy};
 use crate::preflight::{self, Finding};
+use crate::signals::{Heard, Signals};
 
 /// After a second signal, or this long after the first, the command is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the appliance's health is looked at.
-const CHECK_EVERY_MS: u8 = 200;
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// Columns of the summary where there is no terminal to measure.
 const SUMMARY_COLUMNS: u16 = 140;
 
@@ -120,7 +118,7 @@ fn attend(appliance: &Appliance, child: Child, signals: &Signals) -> Result<u8, 
     let signaller = child.signaller().map_err(internal)?;
     let ended = child.pidfd().try_clone_to_owned().map_err(internal)?;
     let (status, broken) = std::thread::scope(|scope| {
-        let attendant = scope.spawn(|| signals.attend(appliance, &signaller, &ended));
+        let attendant = scope.spawn(|| pass_on(signals, appliance, &signaller, &ended));
         (child.wait(), attendant.join())
     });
     match broken {
@@ -202,45 +200,34 @@ fn account(user: &str, group: Option<&str>) -> anyhow::Result<User> {
     Ok(User::new(uid, gid))
 }
 
-/// The signals that end a run. They are blocked in every thread and read from a descriptor.
-struct Signals(SignalFd);
-
-impl Signals {
-    /// Blocks them in this thread and all it starts. Before the first thread.
-    fn block() -> nix::Result<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
-            set.add(signal);
-        }
-        set.thread_block()?;
-        SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self)
-    }
-
-    /// Passes signals on until the command has ended; kills it when it does not heed them, or when a part of the
-    /// appliance has died. Returns what died.
-    fn attend(&self, appliance: &Appliance, command: &Signaller, ended: &OwnedFd) -> Option<&'static str> {
-        let mut kill_at: Option<Instant> = None;
-        let mut broken = None;
-        loop {
-            let mut waits = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut waits, PollTimeout::from(CHECK_EVERY_MS));
-            if waits[1].any().unwrap_or(false) {
-                return broken;
-            }
-            while let Ok(Some(received)) = self.0.read_signal() {
+/// Passes signals on until the command has ended; kills it when it does not heed them, or when a part of the appliance
+/// has died. Returns what died.
+fn pass_on(
+    signals: &Signals,
+    appliance: &Appliance,
+    command: &Signaller,
+    ended: &OwnedFd,
+) -> Option<&'static str> {
+    let mut kill_at: Option<Instant> = None;
+    let mut broken = None;
+    loop {
+        match signals.wait(Some(ended.as_fd()), CHECK_EVERY) {
+            Heard::Other => return broken,
+            Heard::Signal(signal) => {
                 let again = kill_at.is_some();
                 kill_at = Some(Instant::now() + if again { Duration::ZERO } else { GRACE });
-                let _ = command.send(i32::try_from(received.ssi_signo).unwrap_or(libc::SIGTERM));
+                let _ = command.send(signal as i32);
             }
-            if broken.is_none()
-                && let Err(what) = appliance.health()
-            {
-                broken = Some(what);
-                kill_at = Some(Instant::now());
-            }
-            if kill_at.is_some_and(|at| Instant::now() >= at) {
-                let _ = command.send(libc::SIGKILL);
-            }
+            Heard::Nothing => {}
+        }
+        if broken.is_none()
+            && let Err(what) = appliance.health()
+        {
+            broken = Some(what);
+            kill_at = Some(Instant::now());
+        }
+        if kill_at.is_some_and(|at| Instant::now() >= at) {
+            let _ = command.send(libc::SIGKILL);
         }
     }
 }

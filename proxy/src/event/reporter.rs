@@ -63,6 +63,11 @@ impl Reporter {
         self.journal.dropped()
     }
 
+    /// Opens the events file anew, after log rotation.
+    pub fn reopen(&self) {
+        self.journal.reopen();
+    }
+
     /// What was seen so far.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
