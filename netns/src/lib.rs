@@ -35,6 +35,7 @@
 mod enter;
 mod error;
 pub mod fence;
+mod island;
 mod kernel;
 pub mod limits;
 mod links;
@@ -52,6 +53,7 @@ mod token;
 
 pub use enter::inside;
 pub use error::Error;
+pub use island::island;
 pub use fence::{Counters, LogLimit, Traffic};
 pub use name::SandboxName;
 pub use namespace::NamespaceId;

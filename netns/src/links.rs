@@ -31,6 +31,17 @@ pub(crate) fn set_up_made(proxy: IpAddr) -> Result<(), Error> {
     })
 }
 
+/// Sets up the calling thread's new namespace as an island: `lo` up with `addresses` on it and no route anywhere.
+pub(crate) fn set_up_island(addresses: &[IpAddr]) -> Result<(), Error> {
+    over_netlink(async move |handle| {
+        step("bring up lo", handle.link().set(LinkUnspec::new_with_index(LO).up().build()).execute().await)?;
+        for address in addresses {
+            add_address(&handle, *address).await?;
+        }
+        Ok(())
+    })
+}
+
 /// Settings of the namespace itself.
 fn set_sysctls() -> Result<(), Error> {
     // `ping` without privileges, as distributions allow it: the attempt is then made, refused and named, where it

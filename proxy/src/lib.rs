@@ -18,6 +18,7 @@ pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod destination;
 pub mod diagnostic;
 pub mod event;

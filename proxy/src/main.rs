@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use sluice::cli::{Cli, Command, check, doctor, exec, exit, explain, serve};
+use sluice::cli::{Cli, Command, check, demo, doctor, exec, exit, explain, serve};
 use sluice::policy::Source;
 
 fn main() -> ExitCode {
@@ -35,6 +35,6 @@ fn main() -> ExitCode {
             target: args.target,
         }),
         Command::Doctor { json } => doctor::run(json).into(),
-        Command::Demo { inside: _ } => ExitCode::SUCCESS,
+        Command::Demo { inside } => demo::run(inside),
     }
 }

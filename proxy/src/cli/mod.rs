@@ -1,6 +1,7 @@
 //! The command line: one binary, one file a command.
 
 pub mod check;
+pub mod demo;
 pub mod doctor;
 pub mod exec;
 pub mod exit;
