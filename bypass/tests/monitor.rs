@@ -200,10 +200,35 @@ fn a_monitor_that_falls_behind_says_how_much_it_lost() {
 #[test]
 fn a_monitor_stops_promptly_while_nothing_happens() {
     let namespace = Namespace::fenced(&Log::Kmsg);
-    let monitor = start(&namespace);
+    // No tick of its own wakes this monitor.
+    let settings = Settings { tick: Duration::from_secs(3600), ..Settings::default() };
+    let monitor = Monitor::start(settings, Keep::of(&namespace)).unwrap();
     let began = Instant::now();
     monitor.stop().unwrap();
-    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_nudged_or_a_polling_monitor_delivers_while_its_tick_is_far_off() {
+    let namespace = Namespace::fenced(&Log::Kmsg);
+    let tick = Duration::from_secs(3600);
+    for poll in [None, Some(Duration::from_micros(500))] {
+        let settings = Settings { tick, poll, ..Settings::default() };
+        let monitor = Monitor::start(settings, Keep::of(&namespace)).unwrap();
+        let handle = monitor.handle();
+        let began = Instant::now();
+        for port in 1..=20 {
+            if poll.is_none() {
+                handle.nudge().unwrap();
+            }
+            namespace.connect(&format!("1.2.3.4:{port}"));
+            while handle.totals().attempts < port {
+                assert!(began.elapsed() < PATIENCE, "attempt {port} was not seen");
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(drain_and_stop(monitor).seen.len(), 20);
+    }
 }
 
 #[test]

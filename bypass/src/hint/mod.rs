@@ -1,7 +1,7 @@
 //! What to change, in one or two sentences for a person or an agent who reads the event.
 //!
-//! [`hint`] goes from the particular to the general: where the attempt went ([`destination`]), which program
-//! made it ([`program`]), and last whether the program could have known of the proxy at all.
+//! [`hint`] goes from the particular to the general: where the attempt went (`destination`), which program
+//! made it (`program`), and last whether the program could have known of the proxy at all.
 
 mod destination;
 mod program;

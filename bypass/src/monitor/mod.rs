@@ -2,9 +2,10 @@
 //!
 //! [`Monitor::start`] opens the source on the caller's thread, so whatever is logged after it returns is seen.
 //! The thread runs a tokio-uring runtime, waits for readiness, and then reads with plain non-blocking read(2)
-//! until the source is empty: a read through the ring costs twice as much, because every record is one
-//! operation that completes at once (see `benches/`). The owner's [`Sink`] runs on this thread; nothing else
-//! does, so it needs no locks. Other threads reach it through a [`Handle`].
+//! until the source is empty. Reads through the ring were measured and left: every record is one operation
+//! that completes at once, 3.2 µs against 2.0 µs, and at 120,000 lines a second 5 % were lost against none.
+//! (A read of a *blocking* device through the ring goes to a kernel worker and loses nearly all.) The owner's
+//! [`Sink`] runs on this thread and needs no locks. Other threads reach it through a [`Handle`].
 //!
 //! printk wakes the readers of `/dev/kmsg` from the next timer tick, up to 1/HZ later (4 ms at HZ=250). Who
 //! knows that a line is due says so with [`Handle::nudge`] (the witness does, before it lets the connect go
