@@ -53,8 +53,8 @@ mod token;
 
 pub use enter::inside;
 pub use error::Error;
-pub use island::island;
 pub use fence::{Counters, LogLimit, Traffic};
+pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;
 pub use sandbox::{Kind, Sandbox, Spec};

@@ -18,9 +18,9 @@ use crate::address::Guard;
 use crate::control::Control;
 use crate::control::names::Names;
 use crate::event::Reporter;
+use crate::event::Words;
 use crate::event::journal::{Journal, Target, Writer};
 use crate::event::ledger::Ledger;
-use crate::event::Words;
 use crate::http::rewrite::Pseudonym;
 use crate::identity::{Elsewhere, Scanner};
 use crate::limits::Limits;
@@ -138,7 +138,8 @@ impl Appliance {
         let pseudonym = Pseudonym::new(random());
         let mut workers = Vec::with_capacity(plan.workers.len());
         for (index, core) in plan.workers.into_iter().enumerate() {
-            let dial_from = plan.dial_from.as_ref().map(OwnedFd::try_clone).transpose().map_err(part("a worker"))?;
+            let dial_from =
+                plan.dial_from.as_ref().map(OwnedFd::try_clone).transpose().map_err(part("a worker"))?;
             let settings = Settings {
                 index,
                 core,
@@ -151,7 +152,10 @@ impl Appliance {
             };
             workers.push(Worker::start(settings).map_err(part("a worker"))?);
         }
-        let monitor = plan.watch.then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner)))).transpose()?;
+        let monitor = plan
+            .watch
+            .then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner))))
+            .transpose()?;
         Ok(Self { monitor, workers, scanner, elsewhere, control, reporter, writer: Some(writer) })
     }
 

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 
 use sluice_netns::{Sandbox as Network, Spec};
 use sluice_seccomp::{
-    Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, Requirement, Terminal, User, Witness,
+    Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, Requirement, Terminal, User,
+    Witness,
 };
 use thiserror::Error;
 
@@ -210,7 +211,8 @@ impl ConnectNotes for Witnessed {
 }
 
 /// Variables that carry the proxy's URL, each also in lower case.
-const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY", "GRPC_PROXY"];
+const PROXY_VARIABLES: [&str; 6] =
+    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY", "GRPC_PROXY"];
 /// Local servers of the sandbox are reached without the proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
@@ -254,5 +256,10 @@ fn landlock(confinement: &Confinement, directory: &Path) -> Option<LandlockPlan>
         policy::LandlockLevel::HardRequirement => Requirement::Required,
         policy::LandlockLevel::BestEffort => Requirement::BestEffort,
     };
-    Some(LandlockPlan { read_only: files.read_only.clone(), read_write, requirement, ..LandlockPlan::default() })
+    Some(LandlockPlan {
+        read_only: files.read_only.clone(),
+        read_write,
+        requirement,
+        ..LandlockPlan::default()
+    })
 }

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt()
-        .with_max_level(cli.log)
+        .with_max_level(cli.log_level())
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
@@ -35,6 +35,6 @@ fn main() -> ExitCode {
             target: args.target,
         }),
         Command::Doctor { json } => doctor::run(json).into(),
-        Command::Demo { inside } => demo::run(inside),
+        Command::Demo { inside } => demo::run(inside).into(),
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Labels come from the configuration and from closed sets, never from a peer's bytes.
 
-use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 /// Upper bounds of the latency histograms, in seconds: 1 µs to 10 s.
 pub const SECONDS_BUCKETS: [f64; 15] =
@@ -39,9 +42,7 @@ pub enum Counted {
 impl SandboxMeasures {
     /// The handles of `sandbox`.
     pub fn new(sandbox: &str) -> Self {
-        let bytes = |direction: &'static str, path: &'static str| {
-            counter!("sluice_relay_bytes_total", "sandbox" => sandbox.to_owned(), "direction" => direction, "path" => path)
-        };
+        let bytes = |direction: &'static str, path: &'static str| counter!("sluice_relay_bytes_total", "sandbox" => sandbox.to_owned(), "direction" => direction, "path" => path);
         Self {
             connections_active: gauge!("sluice_connections_active", "sandbox" => sandbox.to_owned()),
             connects_allowed: counter!("sluice_connections_total", "sandbox" => sandbox.to_owned(), "kind" => "connect", "action" => "allowed", "reason" => "policy"),
@@ -119,11 +120,22 @@ pub fn describe() {
     describe_counter!("sluice_connections_total", "CONNECTs by outcome");
     describe_counter!("sluice_requests_total", "Requests by outcome");
     describe_counter!("sluice_relay_bytes_total", Unit::Bytes, "Octets relayed, by direction and way");
-    describe_histogram!("sluice_connect_duration_seconds", Unit::Seconds, "From the head of a CONNECT to its answer");
+    describe_histogram!(
+        "sluice_connect_duration_seconds",
+        Unit::Seconds,
+        "From the head of a CONNECT to its answer"
+    );
     describe_histogram!("sluice_policy_decisions_seconds", Unit::Seconds, "One policy decision");
-    describe_histogram!("sluice_identity_lookup_seconds", Unit::Seconds, "One identity lookup, by the source that answered");
+    describe_histogram!(
+        "sluice_identity_lookup_seconds",
+        Unit::Seconds,
+        "One identity lookup, by the source that answered"
+    );
     describe_counter!("sluice_identity_cache_total", "Identity cache hits and misses");
-    describe_counter!("sluice_bypass_attempts_total", "Direct attempts refused by the fence, from its own counters");
+    describe_counter!(
+        "sluice_bypass_attempts_total",
+        "Direct attempts refused by the fence, from its own counters"
+    );
     describe_counter!("sluice_bypass_events_total", "Direct attempts reported, by how the process is known");
     describe_counter!("sluice_kmsg_lost_total", "Kernel log records overwritten before they were read");
     describe_counter!("sluice_dns_lookups_total", "Names looked up, by where the answer came from");
@@ -132,5 +144,8 @@ pub fn describe() {
     describe_gauge!("sluice_pipes_in_use", "Pipes that carry bulk now");
     describe_counter!("sluice_accept_pauses_total", "Accepts put off because descriptors or memory ran out");
     describe_counter!("sluice_upstream_connections_total", "Upstream connections dialled and reused");
-    describe_counter!("sluice_events_dropped_total", "Events lost because their file was slower than they came");
+    describe_counter!(
+        "sluice_events_dropped_total",
+        "Events lost because their file was slower than they came"
+    );
 }

@@ -123,13 +123,17 @@ fn io_uring() -> Finding {
 
 fn io_uring_remedy(error: &std::io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::EPERM) => "io_uring is switched off: set sysctl kernel.io_uring_disabled=0; in a container allow \
+        Some(libc::EPERM) => {
+            "io_uring is switched off: set sysctl kernel.io_uring_disabled=0; in a container allow \
             io_uring_setup, io_uring_enter and io_uring_register in its seccomp profile"
-            .into(),
+                .into()
+        }
         Some(libc::EINVAL) => "the ring flags need Linux 6.1 or later".into(),
-        Some(libc::ENOSYS) => "the kernel lacks io_uring: use Linux 6.1 or later with CONFIG_IO_URING, and allow it in \
+        Some(libc::ENOSYS) => {
+            "the kernel lacks io_uring: use Linux 6.1 or later with CONFIG_IO_URING, and allow it in \
             the container's seccomp profile"
-            .into(),
+                .into()
+        }
         Some(libc::ENOMEM) => "raise the memlock limit (ulimit -l, LimitMEMLOCK=)".into(),
         _ => "see the error".into(),
     }

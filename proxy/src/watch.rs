@@ -154,7 +154,8 @@ impl Watch {
                 let Some(home) = self.home.clone() else { return self.settle(name, facts, Who(None)) };
                 let name = name.to_owned();
                 self.scanner.submit(ticket, move |identity| {
-                    let _ = home.with(move |watch: &mut Self| watch.settle(&name, facts, Who::found(&identity)));
+                    let _ =
+                        home.with(move |watch: &mut Self| watch.settle(&name, facts, Who::found(&identity)));
                 });
             }
         }
@@ -189,7 +190,10 @@ impl Sink for Watch {
         event.count = Some(loss.records);
         event.reason = Some("kmsg_overrun");
         self.reporter.report(&event, Urgency::Now);
-        tracing::warn!(records = loss.records, "kernel log records were overwritten before they could be read");
+        tracing::warn!(
+            records = loss.records,
+            "kernel log records were overwritten before they could be read"
+        );
     }
 
     fn forged(&mut self) {
@@ -315,9 +319,8 @@ fn advice(watched: &Watched, key: &Key<Who>, known: Option<&Known>) -> String {
 
 /// CLOCK_MONOTONIC in µs as wall-clock time.
 fn wall(monotonic_us: u64) -> Time {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-        now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000
-    });
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000);
     let ago = now.saturating_sub(i64::try_from(monotonic_us).unwrap_or(i64::MAX));
     Time::from_unix_micros(Time::now().unix_micros().saturating_sub(ago))
 }

@@ -30,26 +30,28 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 const SUMMARY_COLUMNS: u16 = 140;
 
 /// A refusal to go on: what to say, and the exit code.
-struct Failure {
-    code: u8,
-    error: anyhow::Error,
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) error: anyhow::Error,
 }
 
 impl Failure {
-    fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+    pub(super) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
         Self { code, error: error.into() }
     }
 }
 
 /// Runs the command; its exit code is ours.
 pub fn run(args: ExecArgs) -> u8 {
-    match run_command(args) {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("sluice: {:#}", failure.error);
-            failure.code
-        }
-    }
+    told(run_command(args))
+}
+
+/// The exit code; a failure is said on standard error.
+pub(super) fn told(outcome: Result<u8, Failure>) -> u8 {
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("sluice: {:#}", failure.error);
+        failure.code
+    })
 }
 
 fn run_command(args: ExecArgs) -> Result<u8, Failure> {
@@ -60,7 +62,8 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     let confinement = &loaded.file.confinement;
     let permit_special = parse_ranges(&args.permit_special)?;
     let name = args.name.clone().unwrap_or_else(|| format!("exec-{}", std::process::id()));
-    let name: SandboxName = name.parse().map_err(|error| Failure::new(exit::USAGE, anyhow!("--name: {error}")))?;
+    let name: SandboxName =
+        name.parse().map_err(|error| Failure::new(exit::USAGE, anyhow!("--name: {error}")))?;
     let user = user_of(args.user.as_deref(), confinement)?;
     let directory = std::env::current_dir().map_err(|error| Failure::new(exit::INTERNAL, error))?;
     check_machine()?;
@@ -84,7 +87,11 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         user,
         env: Vec::new(),
     };
-    let plan = made::Plan { network: spec, policy: Arc::new(Policy::compile_with(&loaded.file, &policy::host_links)), limits: SandboxLimits::default() };
+    let plan = made::Plan {
+        network: spec,
+        policy: Arc::new(Policy::compile_with(&loaded.file, &policy::host_links)),
+        limits: SandboxLimits::default(),
+    };
     let outcome = run_inside(&appliance, plan, workload, confinement, &signals);
     let reporter = appliance.reporter().clone();
     appliance.stop();
@@ -98,7 +105,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
 }
 
 /// From the sandbox' creation to its removal.
-fn run_inside(
+pub(super) fn run_inside(
     appliance: &Appliance,
     plan: made::Plan,
     workload: Workload,
@@ -128,7 +135,7 @@ fn attend(appliance: &Appliance, child: Child, signals: &Signals) -> Result<u8, 
     }
 }
 
-fn check_machine() -> Result<(), Failure> {
+pub(super) fn check_machine() -> Result<(), Failure> {
     let findings = preflight::all();
     let missing: Vec<Finding> = findings.into_iter().filter(Finding::is_fatal).collect();
     if missing.is_empty() {
@@ -140,7 +147,7 @@ fn check_machine() -> Result<(), Failure> {
 }
 
 /// Removes what dead runs left behind. That it fails for another's remains must not stop this run.
-fn clear_away(state_dir: &Path) {
+pub(super) fn clear_away(state_dir: &Path) {
     match sluice_netns::sweep(state_dir) {
         Ok(swept) => {
             for left in swept {
@@ -157,7 +164,8 @@ fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {
     texts
         .iter()
         .map(|text| {
-            text.parse().map_err(|error| Failure::new(exit::USAGE, anyhow!("--permit-special {text}: {error}")))
+            text.parse()
+                .map_err(|error| Failure::new(exit::USAGE, anyhow!("--permit-special {text}: {error}")))
         })
         .collect()
 }
@@ -184,7 +192,9 @@ fn user_of(argument: Option<&str>, confinement: &Confinement) -> Result<Option<U
 fn account(user: &str, group: Option<&str>) -> anyhow::Result<User> {
     let known = match user.parse::<u32>() {
         Ok(uid) => nix::unistd::User::from_uid(uid.into())?,
-        Err(_) => Some(nix::unistd::User::from_name(user)?.with_context(|| format!("there is no user {user:?}"))?),
+        Err(_) => {
+            Some(nix::unistd::User::from_name(user)?.with_context(|| format!("there is no user {user:?}"))?)
+        }
     };
     let uid = known.as_ref().map(|known| known.uid.as_raw()).map_or_else(|| user.parse(), Ok)?;
     let gid = match (group, &known) {
@@ -192,9 +202,10 @@ fn account(user: &str, group: Option<&str>) -> anyhow::Result<User> {
         (None, None) => uid,
         (Some(group), _) => match group.parse() {
             Ok(gid) => gid,
-            Err(_) => {
-                nix::unistd::Group::from_name(group)?.with_context(|| format!("there is no group {group:?}"))?.gid.as_raw()
-            }
+            Err(_) => nix::unistd::Group::from_name(group)?
+                .with_context(|| format!("there is no group {group:?}"))?
+                .gid
+                .as_raw(),
         },
     };
     Ok(User::new(uid, gid))

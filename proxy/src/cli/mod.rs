@@ -19,11 +19,24 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "sluice", version, max_term_width = 100)]
 pub struct Cli {
     /// How much Sluice says of itself on stderr.
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
-    pub log: tracing::Level,
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// How much to say: what was asked for, or what suits the command. A daemon tells of its life, a command run for a
+    /// person of refusals only, and the tour tells them itself.
+    pub fn log_level(&self) -> tracing::Level {
+        let asked = self.log.as_deref().and_then(|level| level.parse().ok());
+        asked.unwrap_or(match self.command {
+            Command::Serve(_) => tracing::Level::INFO,
+            Command::Demo { .. } => tracing::Level::ERROR,
+            _ => tracing::Level::WARN,
+        })
+    }
 }
 
 /// What to do.

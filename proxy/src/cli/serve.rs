@@ -63,7 +63,9 @@ fn serve(config: &Config, config_path: &Path) -> anyhow::Result<()> {
     match config.listen {
         Some(address) => appliance.serve_sources(address, &Arc::new(Sources::new(external.clone())))?,
         None if external.is_empty() => tracing::warn!("no `listen` and no `sandboxes`: nothing is served"),
-        None => anyhow::bail!("`sandboxes` has external sandboxes, but there is no `listen` for them to reach"),
+        None => {
+            anyhow::bail!("`sandboxes` has external sandboxes, but there is no `listen` for them to reach")
+        }
     }
     if let Some(address) = config.metrics {
         let runtime = appliance.control().runtime();
@@ -192,7 +194,9 @@ fn reload(appliance: &Appliance, config_path: &Path, external: &[(IpNet, Arc<San
     check::print(&loaded.notes);
     let mut unknown = loaded.config.sandboxes.len();
     for entry in &loaded.config.sandboxes {
-        let Some((_, sandbox)) = external.iter().find(|(_, sandbox)| sandbox.name() == &*entry.name) else { continue };
+        let Some((_, sandbox)) = external.iter().find(|(_, sandbox)| sandbox.name() == &*entry.name) else {
+            continue;
+        };
         unknown -= 1;
         sandbox.set_policy(Arc::new(Policy::compile_with(&entry.policy, &policy::host_links)));
         report_policy(sandbox, Kind::PolicyLoaded, &entry.policy.source, None);

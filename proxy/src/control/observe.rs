@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Router;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
@@ -57,7 +57,8 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 async fn figures_now(State(observed): State<Arc<Observed>>) -> Response {
     observed.process.collect();
     (observed.refresh)();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], observed.figures.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], observed.figures.render())
+        .into_response()
 }
 
 async fn ready_now(State(observed): State<Arc<Observed>>) -> Response {

@@ -59,7 +59,9 @@ fn answer(mut stream: TcpStream) {
     loop {
         let head = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).count();
         let length = greeting.len();
-        let response = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{greeting}");
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{greeting}"
+        );
         if head == 0 || stream.write_all(response.as_bytes()).is_err() {
             return;
         }

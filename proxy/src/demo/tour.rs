@@ -74,10 +74,17 @@ impl Tour {
         let took = format!("{:.1} ms", began.elapsed().as_secs_f64() * 1e3);
         println!("  {} {title}  {}", self.paint("36", &format!("{}.", self.step)), self.paint("2", what));
         match outcome {
-            Ok(said) => println!("     {} {}  {}", self.paint("32", "→"), brief(&said), self.paint("2", &took)),
+            Ok(said) => {
+                println!("     {} {}  {}", self.paint("32", "→"), brief(&said), self.paint("2", &took))
+            }
             Err(error) => {
                 self.failed += 1;
-                println!("     {} {}  {}", self.paint("31", "✗ not as expected:"), error, self.paint("2", &took));
+                println!(
+                    "     {} {}  {}",
+                    self.paint("31", "✗ not as expected:"),
+                    error,
+                    self.paint("2", &took)
+                );
             }
         }
         let _ = io::stdout().flush();
@@ -122,8 +129,12 @@ fn websocket() -> anyhow::Result<String> {
 
 fn interfaces() -> anyhow::Result<String> {
     let mut names: Vec<String> = nix::ifaddrs::getifaddrs()?
-        .filter_map(|interface| Some(format!("{} {}", interface.interface_name, interface.address?)))
-        .filter(|line| !line.contains("Link"))
+        .filter_map(|interface| Some((interface.interface_name, interface.address?)))
+        .filter_map(|(name, address)| {
+            let v4 = address.as_sockaddr_in().map(|v4| v4.ip().to_string());
+            let ip = v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_string()))?;
+            Some(format!("{name} {ip}"))
+        })
         .collect();
     names.dedup();
     anyhow::ensure!(!names.is_empty(), "no interface");

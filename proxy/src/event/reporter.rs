@@ -128,9 +128,12 @@ fn words(event: &Event<'_>) -> String {
     if let Some(port) = event.dst_port {
         let _ = write!(line, ":{port}");
     }
-    for (name, value) in
-        [("sandbox", event.sandbox), ("reason", event.reason), ("rule", event.rule), ("identity", event.identity)]
-    {
+    for (name, value) in [
+        ("sandbox", event.sandbox),
+        ("reason", event.reason),
+        ("rule", event.rule),
+        ("identity", event.identity),
+    ] {
         if let Some(value) = value {
             let _ = write!(line, " {name}={}", printable(value));
         }
@@ -142,7 +145,9 @@ fn words(event: &Event<'_>) -> String {
     if let Some(count) = event.count.filter(|count| *count > 1) {
         let _ = write!(line, " count={count}");
     }
-    for (name, value) in [("identity_trail", event.identity_trail), ("detail", event.detail), ("hint", event.hint)] {
+    for (name, value) in
+        [("identity_trail", event.identity_trail), ("detail", event.detail), ("hint", event.hint)]
+    {
         if let Some(value) = value {
             let _ = write!(line, " {name}=\"{}\"", printable(value));
         }

@@ -16,7 +16,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until `stopped` resolves (its sender is dropped).
-pub(super) async fn accept(core: Rc<Core>, behind: Behind, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+pub(super) async fn accept(
+    core: Rc<Core>,
+    behind: Behind,
+    listener: TcpListener,
+    stopped: oneshot::Receiver<()>,
+) {
     // Accepted sockets inherit it: one call here instead of one a connection.
     if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
         tracing::warn!(%error, "TCP_NODELAY cannot be set on a listener");

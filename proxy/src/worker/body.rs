@@ -131,7 +131,8 @@ impl Passage<'_> {
         let mut scratch = self.means.scratch.borrow_mut();
         // An incomplete line of a chunked body goes first.
         let held = inbox.len();
-        let (old, fresh) = scratch.split_at_mut_checked(held).ok_or(BodyError::Fault(Fault::ChunkExtension))?;
+        let (old, fresh) =
+            scratch.split_at_mut_checked(held).ok_or(BodyError::Fault(Fault::ChunkExtension))?;
         let Some(count) = from.try_read(fresh).map_err(BodyError::Cut)? else { return Ok(Then::More) };
         if count == 0 {
             return match body {
@@ -148,7 +149,8 @@ impl Passage<'_> {
         let passed = body.pass(octets);
         let kept = octets.get(..passed.kept).unwrap_or_default();
         self.flow.add_copied(kept.len());
-        let written = if kept.is_empty() { 0 } else { to.try_write(kept).map_err(BodyError::Unwanted)?.unwrap_or(0) };
+        let written =
+            if kept.is_empty() { 0 } else { to.try_write(kept).map_err(BodyError::Unwanted)?.unwrap_or(0) };
         if let Some(rest) = kept.get(written..).filter(|rest| !rest.is_empty()) {
             let mut buffer = self.means.buffers.take();
             buffer.extend_from_slice(rest);

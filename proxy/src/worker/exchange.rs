@@ -145,7 +145,14 @@ impl<'s> Exchange<'s> {
         let early = (from_client, from_origin);
         let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down)).await;
         let flows = (&self.up, &self.down);
-        self.session.tell_closed(self.destination, &self.upstream, &self.granted, flows, began, outcome.as_ref().err());
+        self.session.tell_closed(
+            self.destination,
+            &self.upstream,
+            &self.granted,
+            flows,
+            began,
+            outcome.as_ref().err(),
+        );
         Next::Close
     }
 
@@ -214,7 +221,9 @@ impl Answer<'_, '_> {
         loop {
             if !self.inbox.is_empty() {
                 let read = reader.read(&self.inbox);
-                if let Some(head) = read.map_err(|fault| Broken::Unanswered(Reject::Response(fault).into()))? {
+                if let Some(head) =
+                    read.map_err(|fault| Broken::Unanswered(Reject::Response(fault).into()))?
+                {
                     return Ok(head);
                 }
             }
@@ -250,7 +259,8 @@ impl Answer<'_, '_> {
         let keep = if onward == Framing::Chunked { Keep::Chunks } else { Keep::Data };
         let nominated = || Nominated::of(response.connection, response.fields(&self.inbox));
         let mut body = Body::new(framing, keep, nominated);
-        let client_open = self.head.is_persistent() && onward != Framing::UntilClose && progress.uploaded.get();
+        let client_open =
+            self.head.is_persistent() && onward != Framing::UntilClose && progress.uploaded.get();
         progress.begun.set(true);
         self.tell(response.status);
         let early = self.write_head(response, onward, !client_open, Some(&mut body)).await;
@@ -259,7 +269,8 @@ impl Answer<'_, '_> {
         }
         early?;
         let (origin, client) = (&exchange.upstream.socket, &exchange.session.client);
-        let carried = exchange.passage(&exchange.down).carry(origin, client, &mut self.inbox, &mut body).await;
+        let carried =
+            exchange.passage(&exchange.down).carry(origin, client, &mut self.inbox, &mut body).await;
         if carried.is_err() {
             // A client that waits for the end by our close must not take a cut answer for a whole one.
             client.reset_on_close();

@@ -31,7 +31,12 @@ pub(super) enum Route {
 impl Session {
     /// Serves the requests inside a tunnel whose policy judges them; the first one over the connection that was dialled
     /// for it.
-    pub(super) async fn inspect(&mut self, tunnel: Received, destination: &Destination, upstream: Upstream) -> Next {
+    pub(super) async fn inspect(
+        &mut self,
+        tunnel: Received,
+        destination: &Destination,
+        upstream: Upstream,
+    ) -> Next {
         self.core.upstreams.keep(&self.sandbox, destination, upstream);
         let mut inbox = Some(tunnel.inbox);
         let mut reader = RequestReader::new(self.core.head_limits());
@@ -142,9 +147,9 @@ impl Session {
 /// In a tunnel that was to hold HTTP, whatever does not begin as a request is not HTTP at all.
 fn not_http(refusal: Refusal) -> Refusal {
     match refusal.reject {
-        Reject::Request(Fault::Tls | Fault::ControlOctet | Fault::Method | Fault::RequestLine | Fault::Version) => {
-            Reject::NotHttp.into()
-        }
+        Reject::Request(
+            Fault::Tls | Fault::ControlOctet | Fault::Method | Fault::RequestLine | Fault::Version,
+        ) => Reject::NotHttp.into(),
         _ => refusal,
     }
 }

@@ -52,7 +52,11 @@ impl Sender {
 
 impl Mailbox {
     /// Waits for messages and swaps them into `into`, which is empty.
-    pub(crate) async fn receive(&self, ring: &monoio::net::UnixStream, into: &mut Vec<Message>) -> io::Result<()> {
+    pub(crate) async fn receive(
+        &self,
+        ring: &monoio::net::UnixStream,
+        into: &mut Vec<Message>,
+    ) -> io::Result<()> {
         loop {
             let mut rung = [0; 64];
             // Silence the bell before looking, so that a message sent meanwhile rings it again.

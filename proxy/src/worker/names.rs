@@ -30,7 +30,11 @@ impl NameCache {
     }
 
     /// The addresses of `name` (canonical), from memory or by asking the control plane.
-    pub(crate) async fn lookup(&self, name: &str, measures: &WorkerMeasures) -> Result<Arc<[IpAddr]>, NameError> {
+    pub(crate) async fn lookup(
+        &self,
+        name: &str,
+        measures: &WorkerMeasures,
+    ) -> Result<Arc<[IpAddr]>, NameError> {
         if let Some((answer, until)) = self.cached.borrow().get(name)
             && Instant::now() < *until
         {

@@ -101,8 +101,10 @@ mod tests {
 
     #[test]
     fn families_take_turns_ipv6_first() {
-        let ips: Vec<IpAddr> =
-            ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"].iter().map(|ip| ip.parse().unwrap()).collect();
+        let ips: Vec<IpAddr> = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]
+            .iter()
+            .map(|ip| ip.parse().unwrap())
+            .collect();
         let ordered: Vec<String> = interleave(&ips).iter().map(ToString::to_string).collect();
         assert_eq!(ordered, ["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
         assert_eq!(interleave(&[IpAddr::from([192, 0, 2, 1]); 50]).len(), ATTEMPTS_MAX);
@@ -123,7 +125,9 @@ mod tests {
     #[test]
     fn a_slow_attempt_is_not_given_up_when_the_next_begins() {
         let dial = |address: SocketAddr| async move {
-            if address == at(1) { pending::<()>().await }
+            if address == at(1) {
+                pending::<()>().await
+            }
             Ok::<_, io::Error>("second")
         };
         let outcome = now(race(&[at(1), at(2)], dial, |_| ready(())));
@@ -134,6 +138,8 @@ mod tests {
     fn when_all_fail_the_last_error_is_told() {
         let dial = |_| ready(Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused)));
         let outcome = now(race(&[at(1), at(2)], dial, |_| pending()));
-        assert!(matches!(outcome, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused));
+        assert!(
+            matches!(outcome, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+        );
     }
 }

@@ -114,7 +114,9 @@ impl Session {
     ) -> Next {
         // A body that nobody reads would be taken for the next request.
         let whole = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
-        let closes = self.refuse(destination, request.map(|(head, octets)| (head.method, Some((head, octets)))), &refusal).await;
+        let closes = self
+            .refuse(destination, request.map(|(head, octets)| (head.method, Some((head, octets)))), &refusal)
+            .await;
         if closes || !whole { Next::Linger } else { Next::Request }
     }
 
@@ -129,7 +131,9 @@ impl Session {
         self.tell_refused(destination, method, head, refusal, hint.as_deref());
         let mut out = self.core.means.buffers.take();
         let method = request.map(|(method, _)| method);
-        let persistent = request.and_then(|(_, head)| head).is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        let persistent = request
+            .and_then(|(_, head)| head)
+            .is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
         let shown = destination.map(ToString::to_string);
         let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
             answer::write_options(&mut out, now(), !persistent);

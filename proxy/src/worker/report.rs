@@ -131,7 +131,11 @@ impl Session {
         event.status = Some(refusal.reject.status());
         event.method = request.and_then(|(head, octets)| std::str::from_utf8(head.method_name(octets)).ok());
         event.path = request.and_then(path_of);
-        event.rule = refusal.deny.as_ref().and_then(|deny| deny.endpoint.as_ref()).map(|endpoint| &*endpoint.rule.name);
+        event.rule = refusal
+            .deny
+            .as_ref()
+            .and_then(|deny| deny.endpoint.as_ref())
+            .map(|endpoint| &*endpoint.rule.name);
         event.detail = refusal.detail.as_deref().or(misses.as_deref()).filter(|text| !text.is_empty());
         event.hint = hint;
         if refusal.reject.blame() == Blame::Policy {

@@ -55,7 +55,9 @@ impl Caller {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         Self {
             exe: process.map(|process| text(&process.exe)),
-            ancestors: process.map(|process| process.ancestors.iter().map(|path| text(path)).collect()).unwrap_or_default(),
+            ancestors: process
+                .map(|process| process.ancestors.iter().map(|path| text(path)).collect())
+                .unwrap_or_default(),
             trail: identity.trail.to_string(),
             set: None,
             identity,
