@@ -30,6 +30,20 @@ pub enum Error {
         owner: String,
     },
 
+    /// What was to be attached is no sandbox's namespace but the host's.
+    #[error("{0} is the host's own network namespace: fencing it would cut off the host")]
+    HostNamespace(String),
+
+    /// What was to be attached is not there or not a namespace.
+    #[error(
+        "{0} is not a network namespace; give the pid of a process inside, or a path such as /run/netns/NAME"
+    )]
+    NotANamespace(String),
+
+    /// The namespace is another sandbox's.
+    #[error("that namespace is sandbox {0}'s already")]
+    AttachedAlready(SandboxName),
+
     /// A file, mount or namespace operation failed.
     #[error("cannot {action} {path}: {source}{}", remedy(source))]
     Io {

@@ -9,6 +9,7 @@
 //!
 //! 1. [`Sandbox::create`] (`sandbox.rs`) claims a directory under the state directory and locks it for as long as
 //!    its owner lives (`state/`), and makes sure the kernel logs from namespaces at all (`nf_log.rs`).
+//!    [`Sandbox::attach`] (`attach.rs`) takes a namespace that exists instead of making one.
 //! 2. A short-lived thread makes the namespace and pins it with a bind mount (`namespace.rs`, `enter.rs`), brings
 //!    up `lo` with the proxy's address and default routes that end there (`links.rs`), and loads the inner fence,
 //!    reading it back before anything may run (`fence/`).
@@ -32,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attach;
 mod enter;
 mod error;
 pub mod fence;
@@ -51,6 +53,7 @@ mod state;
 mod sweep;
 mod token;
 
+pub use attach::Target;
 pub use enter::inside;
 pub use error::Error;
 pub use fence::{Counters, LogLimit, Traffic};
@@ -58,5 +61,5 @@ pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;
 pub use sandbox::{Kind, Sandbox, Spec};
-pub use sweep::{Swept, sweep};
+pub use sweep::{Outcome, Swept, sweep};
 pub use token::LogToken;

@@ -19,5 +19,5 @@ pub use prefix::LogPrefix;
 pub use rules::LogLimit;
 
 pub(crate) use counters::read as read_counters;
-pub(crate) use inner::remove as remove_inner;
+pub(crate) use inner::remove_from_own as remove_inner_from_own;
 pub(crate) use nft::version as nft_version;
