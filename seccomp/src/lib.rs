@@ -33,7 +33,8 @@ pub use enforcement::{Enforcement, Level, Measure};
 pub use filesystem::{FilesystemError, LandlockPlan, Requirement};
 pub use filter::{FilterOptions, Netlink};
 pub use launch::{
-    Child, ExitStatus, Launch, LaunchError, Namespaces, Signaller, Stdio, Step, Terminal, launch,
+    Child, ExitStatus, Launch, LaunchError, Namespaces, ReplacedFile, Signaller, Stdio, Step, Terminal,
+    launch,
 };
 pub use privileges::{KEPT_BY_ROOT, User};
 pub use probe::Probe;

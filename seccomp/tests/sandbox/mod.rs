@@ -111,6 +111,8 @@ pub(crate) fn run_with(launch: &Launch<'_>, meanwhile: impl FnOnce(&mut Child)) 
         cwd: launch.cwd.clone(),
         user: launch.user.clone(),
         landlock: launch.landlock.clone(),
+        hidden: launch.hidden.clone(),
+        replaced: launch.replaced.clone(),
         stdio,
         ..*launch
     };
