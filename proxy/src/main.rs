@@ -1,2 +1,40 @@
 //! The `sluice` command.
-fn main() {}
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use sluice::cli::{Cli, Command, check, demo, doctor, exec, exit, explain, serve};
+use sluice::policy::Source;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) };
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(cli.log_level())
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match cli.command {
+        Command::Exec(args) => exec::run(*args).into(),
+        Command::Serve(args) => serve::run(&args),
+        Command::Check { file } => check::run(&file),
+        Command::Explain(args) => explain::run(&explain::Question {
+            policy: Source::parse(&args.policy),
+            binary: args.binary,
+            ancestors: args.ancestor,
+            method: args.method,
+            target: args.target,
+        }),
+        Command::Doctor { json } => doctor::run(json).into(),
+        Command::Demo { inside } => demo::run(inside).into(),
+    }
+}

@@ -1,6 +1,120 @@
-//! The functions behind the commands: they print and return an exit code; parsing the command line is not theirs.
+//! The command line: one binary, one file a command.
 
-/// `sluice check`.
 pub mod check;
-/// `sluice explain`.
+pub mod demo;
+pub mod doctor;
+pub mod exec;
+pub mod exit;
 pub mod explain;
+pub mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Egress appliance for hosts that run many untrusted sandboxes: one way out, decided by policy, and every other attempt
+/// refused at once and named.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, max_term_width = 100)]
+pub struct Cli {
+    /// How much Sluice says of itself on stderr.
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// How much to say: what was asked for, or what suits the command. A daemon tells of its life, a command run for a
+    /// person of refusals only, and the tour tells them itself.
+    pub fn log_level(&self) -> tracing::Level {
+        let asked = self.log.as_deref().and_then(|level| level.parse().ok());
+        asked.unwrap_or(match self.command {
+            Command::Serve(_) => tracing::Level::INFO,
+            Command::Demo { .. } => tracing::Level::ERROR,
+            _ => tracing::Level::WARN,
+        })
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one command whose only way out is the proxy; tidy up; say what it tried.
+    Exec(Box<ExecArgs>),
+    /// Run the daemon.
+    Serve(ServeArgs),
+    /// Validate a config or policy: every error at once, with file:line:column.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Tell what a policy decides, and why.
+    Explain(ExplainArgs),
+    /// Show every prerequisite: found or missing, what degrades, how to fix it.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A self-contained tour on this machine; needs no internet.
+    Demo {
+        /// Internal: the part of the tour that runs inside the sandbox.
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+}
+
+/// `sluice exec`.
+#[derive(Args, Debug)]
+pub struct ExecArgs {
+    /// Policy file, or `open` or `deny`.
+    #[arg(long, value_name = "FILE|open|deny", default_value = "deny")]
+    pub policy: String,
+    /// Name of the sandbox in events [default: exec-PID].
+    #[arg(long, value_name = "ID")]
+    pub name: Option<String>,
+    /// User (and group) the command runs as; by name or number.
+    #[arg(long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Write events as NDJSON to a file, or to stdout with `-`.
+    #[arg(long, value_name = "FILE|-")]
+    pub events: Option<String>,
+    /// Let the address guard pass this range although it is special (loopback, metadata, …).
+    #[arg(long = "permit-special", value_name = "CIDR")]
+    pub permit_special: Vec<String>,
+    /// Do not print the summary.
+    #[arg(long)]
+    pub no_summary: bool,
+    /// The command and its arguments.
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `sluice serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `sluice explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Policy file, or `open` or `deny`.
+    #[arg(long, value_name = "FILE|open|deny")]
+    pub policy: String,
+    /// Path of the program that asks.
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// Path of a parent's program, nearest first.
+    #[arg(long, value_name = "PATH")]
+    pub ancestor: Vec<PathBuf>,
+    /// `CONNECT` or a method.
+    pub method: String,
+    /// `HOST:PORT` for CONNECT, otherwise a URL.
+    pub target: String,
+}

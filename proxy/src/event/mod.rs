@@ -1,1 +1,225 @@
-//! What Sluice tells the world: events, the summary.
+//! What Sluice tells the world: one event per decision, attempt and change of state.
+//!
+//! This module owns the shape of an event and its way out. It never decides anything and never blocks whoever reports.
+//!
+//! The life of an event: a worker, the bypass core or the control plane fills an [`Event`] with borrowed text and hands
+//! it to the [`Reporter`] (`reporter.rs`). That renders one line of NDJSON into the bounded buffer of the
+//! [`Journal`](journal::Journal) (`journal.rs`), which a single writer thread empties; folds it into the
+//! [`Ledger`](ledger::Ledger) (`ledger.rs`) behind the summary of `exec`; and says refusals in words in the log.
+
+pub mod journal;
+pub mod ledger;
+mod reporter;
+mod time;
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+pub use reporter::{Reporter, Words};
+pub use time::Time;
+
+/// What happened. The names are relied upon by shippers and dashboards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Kind {
+    /// A CONNECT was granted and dialled.
+    #[serde(rename = "connect.allowed")]
+    ConnectAllowed,
+    /// A CONNECT was refused, by policy or because the dial failed.
+    #[serde(rename = "connect.denied")]
+    ConnectDenied,
+    /// A request was granted and forwarded.
+    #[serde(rename = "request.allowed")]
+    RequestAllowed,
+    /// A request was refused.
+    #[serde(rename = "request.denied")]
+    RequestDenied,
+    /// A tunnel ended.
+    #[serde(rename = "tunnel.closed")]
+    TunnelClosed,
+    /// Somebody tried a way other than the proxy.
+    #[serde(rename = "bypass.detected")]
+    BypassDetected,
+    /// Something got past the inner fence and was dropped by the host's.
+    #[serde(rename = "fence.violation")]
+    FenceViolation,
+    /// A sandbox is ready.
+    #[serde(rename = "sandbox.started")]
+    SandboxStarted,
+    /// A sandbox is gone.
+    #[serde(rename = "sandbox.stopped")]
+    SandboxStopped,
+    /// A policy is in force.
+    #[serde(rename = "policy.loaded")]
+    PolicyLoaded,
+    /// A policy was bad; the one before it stays in force.
+    #[serde(rename = "policy.rejected")]
+    PolicyRejected,
+    /// Log records were lost before they could be read.
+    #[serde(rename = "monitor.lost")]
+    MonitorLost,
+}
+
+/// By which way the traffic went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// Through the proxy.
+    Proxy,
+    /// Past it.
+    Direct,
+}
+
+/// What was done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Passed.
+    Allowed,
+    /// Refused with an answer.
+    Denied,
+    /// Passed although the policy would refuse it (`enforcement: audit`).
+    Audited,
+    /// Refused by the kernel at once.
+    Rejected,
+    /// Swallowed by the kernel.
+    Dropped,
+}
+
+/// A process as events show it.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ProcessView<'a> {
+    /// Process id in the host's namespace.
+    pub pid: u32,
+    /// Path of the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<&'a str>,
+    /// SHA-256 of the program, when it was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<&'a str>,
+    /// The kernel's short name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comm: Option<&'a str>,
+    /// Programs of the parents, nearest first.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub ancestors: &'a [String],
+}
+
+/// One event. Absent fields are left out of the line.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[allow(missing_docs)] // the fields are the contract of DESIGN.md, named as there
+pub struct Event<'a> {
+    pub time: Time,
+    pub event: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessView<'a>>,
+    /// How the process is known (decision 5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<&'a str>,
+    /// What each source of identity said, when it was not found at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_trail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_up: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_down: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// Free words on the cause: an errno in words, the errors of a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<Time>,
+}
+
+impl Event<'_> {
+    /// An event of `kind` at this moment, with nothing else said yet.
+    pub fn now(kind: Kind) -> Self {
+        Self::at(kind, Time::now())
+    }
+
+    /// An event of `kind` at `time`, with nothing else said yet.
+    pub const fn at(kind: Kind, time: Time) -> Self {
+        Self {
+            time,
+            event: kind,
+            sandbox: None,
+            reason: None,
+            via: None,
+            action: None,
+            proto: None,
+            dst_host: None,
+            dst_ip: None,
+            dst_port: None,
+            src_port: None,
+            uid: None,
+            process: None,
+            identity: None,
+            identity_trail: None,
+            rule: None,
+            method: None,
+            path: None,
+            status: None,
+            bytes_up: None,
+            bytes_down: None,
+            duration_ms: None,
+            detail: None,
+            hint: None,
+            count: None,
+            first: None,
+            last: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_line_without_what_is_not_known() {
+        let mut event = Event::at(Kind::BypassDetected, Time::from_unix_micros(1_700_000_000_000_001));
+        event.sandbox = Some("a\n\"b");
+        event.via = Some(Via::Direct);
+        event.action = Some(Action::Rejected);
+        event.process = Some(ProcessView { pid: 7, exe: Some("/bin/x"), ..ProcessView::default() });
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"time":"2023-11-14T22:13:20.000001Z","event":"bypass.detected","sandbox":"a\n\"b","via":"direct","action":"rejected","process":{"pid":7,"exe":"/bin/x"}}"#
+        );
+    }
+}

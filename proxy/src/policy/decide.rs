@@ -16,6 +16,7 @@ use super::deny::{Deny, Reason};
 use super::host::HostPattern;
 use super::model::{Endpoint, Enforcement, Sni};
 use super::requests::{self, Refusal};
+use crate::address::Reach;
 use crate::destination::{Destination, Host};
 
 /// The endpoints that speak for a question; more than eight spill to the heap.
@@ -82,16 +83,6 @@ pub enum Protocol {
     Raw,
     /// HTTP, and each request is to be asked about.
     Http,
-}
-
-/// What kind of address a name resolved to. Special addresses (loopback, link-local, the host's own …) are refused
-/// before anybody asks here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Globally reachable.
-    Public,
-    /// Private, carrier-grade, unique local and the like: only where the policy names it.
-    Private,
 }
 
 /// Which addresses a permitted name may resolve to. Owned, so that it can travel to a resolver.

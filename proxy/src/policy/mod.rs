@@ -38,10 +38,10 @@ mod trie;
 
 pub use binaries::{BinaryFacts, BinarySet, Program};
 pub use compile::Policy;
-pub use decide::{AddressRule, Ask, Asker, Kind, Permit, Protocol, Reach, Request, decide};
+pub use decide::{AddressRule, Ask, Asker, Kind, Permit, Protocol, Request, decide};
 pub use deny::{DeniedRequest, Deny, Miss, NEAR_MISSES_MAX, NearMiss, Reason, hint};
 pub(crate) use load::from_tree;
 pub use load::{
     FILESYSTEM_PATHS_MAX, Loaded, PATH_OCTETS_MAX, Source, builtin, host_links, load, parse, read,
 };
-pub use model::{Confinement, Enforcement, PolicyFile, Sni};
+pub use model::{Account, Confinement, Endpoint, Enforcement, LandlockLevel, Netlink, PolicyFile, Sni};

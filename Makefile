@@ -1,0 +1,55 @@
+# The one list of commands. `make demo` and `make test` do all set-up themselves on Debian 12 with cargo.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+BIN := target/release/sluice
+
+# What running needs, and what the tests drive besides (real clients, in real namespaces).
+RUN_PACKAGES := nftables curl
+TEST_PACKAGES := $(RUN_PACKAGES) iproute2 python3 nodejs git
+
+.PHONY: help demo test build lint fmt bench fuzz deny run-packages test-packages clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: run-packages build ## A tour on this machine: sandbox, proxy, bypasses named; no internet needed
+	@$(SUDO) $(BIN) demo
+
+test: test-packages ## Every test, as root, in namespaces they make themselves
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" cargo test --workspace --no-fail-fast
+
+build: ## The release binary, in target/release/sluice
+	@cargo build --release --bin sluice
+
+lint: ## Formatting, clippy and documentation, warnings refused
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+deny: ## Licences, advisories and duplicates of the dependencies (needs cargo-deny)
+	@cargo deny check
+
+fmt: ## Format the code
+	@cargo fmt --all
+
+clean: ## Remove what was built
+	@cargo clean
+
+# Installs only what is missing, so that a machine that has it all needs no package index.
+run-packages:
+	@$(call install,$(RUN_PACKAGES))
+
+test-packages:
+	@$(call install,$(TEST_PACKAGES))
+
+define install
+missing=""; for command in nft:nftables curl:curl ip:iproute2 python3:python3 node:nodejs git:git; do \
+  package=$${command#*:}; \
+  case " $(1) " in *" $$package "*) PATH=$$PATH:/usr/sbin:/sbin command -v $${command%%:*} >/dev/null || missing="$$missing $$package";; esac; \
+done; \
+if [ -n "$$missing" ]; then \
+  echo "installing$$missing"; \
+  $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $$missing >/dev/null; \
+fi
+endef

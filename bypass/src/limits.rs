@@ -1,0 +1,73 @@
+//! Every bound of this crate, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Bytes of one `/dev/kmsg` read. The kernel never prints a longer record (`PRINTK_MESSAGE_MAX` is 2,048 since
+/// Linux 6.5, 8,192 before) and fails the read with EINVAL when the buffer is too small.
+pub const KMSG_RECORD_BYTES: usize = 8192;
+
+/// Records read from one source before the others and the commands get a turn. At 2 µs a record that is half a
+/// millisecond, so a flood on one source delays the rest by less than the 1 ms promised for an event.
+pub const RECORDS_PER_TURN: usize = 256;
+
+/// How often a [`crate::Sink`] is called at least when nothing happens, so that it can end folding windows.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// How long [`crate::fold::Fold`] collects repetitions before it reports them.
+pub const FOLD_WINDOW: Duration = Duration::from_secs(5);
+
+/// Distinct (process, destination, port, protocol) that one sandbox's [`crate::fold::Fold`] tells apart at a
+/// time. Worst case about 100 bytes each: 50 KiB a sandbox. A port scan has more; the rest is one entry, `other`.
+pub const FOLD_KEYS: usize = 512;
+
+/// How long a witness's note waits for its log line. A line is read within 10 ms even where nobody nudges; what
+/// takes longer than this has no line.
+pub const NOTES_WINDOW: Duration = Duration::from_secs(1);
+
+/// Notes of one sandbox that wait at a time: a second of the highest flood one sandbox can produce (25,000
+/// connects), about 100 bytes each.
+pub const NOTES_MAX: usize = 32_768;
+
+/// A line is logged some 50 µs after its note, and stamped right to within a timer tick (4 ms) even while the
+/// monitor still learns the log's clock.
+pub const NOTES_NEAR: Duration = Duration::from_millis(10);
+
+/// Notes with the right target and time that are looked at for one with the right uid. Only a sandbox whose
+/// users all flood one target has more, and it delays only itself.
+pub const NOTES_SCAN: usize = 64;
+
+/// How much later than its line a note may seem to be: the two clocks are matched to some 100 µs.
+pub const NOTES_CLOCK_SLACK: Duration = Duration::from_millis(1);
+
+/// Longest sandbox name in a [`crate::Tag`], in bytes: the prefix of an nft log rule holds 127.
+pub const TAG_NAME_BYTES: usize = 40;
+
+/// Bytes of one NFLOG netlink read: one datagram holds at most this many (`NFULNL_NLBUFSIZ_DEFAULT` is a page,
+/// and we ask the kernel for no more than the packet's headers).
+pub const NFLOG_DATAGRAM_BYTES: usize = 16 * 1024;
+
+/// Bytes of packet NFLOG copies to us: an IPv6 header, a few extension headers and a TCP header.
+pub const NFLOG_COPY_BYTES: u32 = 160;
+
+/// Receive buffer of one NFLOG socket in bytes; about 8,000 messages, a quarter of a second of the highest flood
+/// one sandbox can produce.
+pub const NFLOG_SOCKET_BYTES: usize = 4 << 20;
+
+/// Turns that a socket gets when it is given up: as many as its full buffer needs at the least message size.
+pub const NFLOG_LAST_TURNS: usize = NFLOG_SOCKET_BYTES / 256 / RECORDS_PER_TURN;
+
+/// After a nudge the monitor looks at once, then after this time, and then after twice the time before. A log
+/// line follows the witness's note by some 50 µs. One look costs about 15 µs of CPU, most of it the wake-up.
+pub const ALERT_FIRST: Duration = Duration::from_micros(50);
+
+/// The longest time between two such looks; with the shorter ones before, the looks end after 6.4 ms: the kernel
+/// itself wakes the monitor at the next timer tick (4 ms at HZ=250, 10 ms at HZ=100).
+pub const ALERT_LAST: Duration = Duration::from_micros(3200);
+
+/// Attempts in one look from which on the monitor takes it for a flood and stays alert: woken by timer ticks
+/// alone (every 4 ms), it would find half the ring written over at 100,000 lines a second.
+pub const FLOOD_ATTEMPTS: u64 = 16;
+
+/// Priority (nice value) of the monitor's thread. The log's ring holds some 10 ms of a flood; on a host whose
+/// cores are all busy, a thread of ordinary priority may wait longer than that for its turn.
+pub const NICE: i32 = -15;

@@ -1,0 +1,23 @@
+//! The fences: what a sandbox may send, enforced by the kernel.
+//!
+//! The **inner fence** (`inner.rs`) is one `inet` table in the sandbox's own namespace. It accepts what stays inside
+//! (the proxy, local servers) and counts, logs and refuses the rest at once. It is stateless: a single `ct`
+//! expression would switch connection tracking on for the whole namespace, which costs more than everything else.
+//!
+//! A fence is described as a value (pure: `rules.rs`, `inner.rs`), loaded by `nft` as one transaction and read back
+//! (`nft.rs`). Counters are read in `counters.rs`.
+
+mod counters;
+mod inner;
+mod nft;
+mod prefix;
+mod rules;
+
+pub use counters::{Counters, Traffic};
+pub use inner::InnerFence;
+pub use prefix::LogPrefix;
+pub use rules::LogLimit;
+
+pub(crate) use counters::read as read_counters;
+pub(crate) use inner::remove as remove_inner;
+pub(crate) use nft::version as nft_version;

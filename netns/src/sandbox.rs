@@ -1,0 +1,245 @@
+//! A sandbox's network from creation to removal.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fence::{self, Counters, InnerFence, LogLimit, LogPrefix};
+use crate::nf_log::{self, LoggingOn};
+use crate::state::{Claim, Record, RecordedNamespace, StateDir};
+use crate::{
+    Error, LogToken, NamespaceId, SandboxName, enter, links, listeners, namespace, processes, removal,
+};
+
+/// What a sandbox shall be like.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name, unique within the state directory.
+    pub name: SandboxName,
+    /// Where owners note their sandboxes; `/run/sluice` unless told. Should be on a tmpfs.
+    pub state_dir: PathBuf,
+    /// The proxy's address inside: made on the sandbox's `lo`, the same in every sandbox. `10.200.0.1:3128` unless
+    /// told.
+    pub proxy_address: SocketAddr,
+    /// How much of what is refused may be written to the kernel log. Refusing and counting know no limit.
+    pub log_limit: LogLimit,
+}
+
+impl Spec {
+    /// A sandbox with the defaults.
+    pub fn new(name: SandboxName) -> Self {
+        Self {
+            name,
+            state_dir: PathBuf::from("/run/sluice"),
+            proxy_address: SocketAddr::from((Ipv4Addr::new(10, 200, 0, 1), 3128)),
+            log_limit: LogLimit::default(),
+        }
+    }
+}
+
+/// Where a sandbox's namespace comes from, and so what may be done to it at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// We made it: everything in it ends with the sandbox.
+    Made,
+    /// It was there (a container, a pod): only what we put into it is removed.
+    Attached,
+}
+
+/// A living sandbox. Dropping it removes it, as [`Sandbox::destroy`] does, with errors only logged.
+#[derive(Debug)]
+pub struct Sandbox {
+    kind: Kind,
+    proxy_address: SocketAddr,
+    token: LogToken,
+    netns: OwnedFd,
+    id: NamespaceId,
+    state: StateDir,
+    /// What is given up at the end; `None` once it is.
+    held: Option<Held>,
+    name: SandboxName,
+    netns_path: PathBuf,
+}
+
+/// What a living sandbox holds on the host.
+#[derive(Debug)]
+struct Held {
+    claim: Claim,
+    logging: LoggingOn,
+}
+
+impl Sandbox {
+    /// Makes a namespace with the fence up and nothing in it but `lo`.
+    ///
+    /// Whatever a dead owner left under this name is removed first. On failure nothing is left behind.
+    pub fn create(spec: &Spec) -> Result<Self, Error> {
+        let state = StateDir::new(&spec.state_dir);
+        let claim = claim(&state, &spec.name)?;
+        match make(spec, &claim) {
+            Ok(made) => Ok(Self {
+                kind: Kind::Made,
+                proxy_address: spec.proxy_address,
+                token: made.token,
+                netns: made.netns,
+                id: made.id,
+                state,
+                name: spec.name.clone(),
+                netns_path: claim.netns_path(),
+                held: Some(Held { claim, logging: made.logging }),
+            }),
+            Err(error) => {
+                give_up(&state, claim);
+                Err(error)
+            }
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &SandboxName {
+        &self.name
+    }
+
+    /// Whether the namespace is ours or was there before.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The namespace, to run a workload in ([`crate::inside`], setns(2)).
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
+    }
+
+    /// Which namespace it is, as `/proc/<pid>/ns/net` shows it.
+    pub fn id(&self) -> NamespaceId {
+        self.id
+    }
+
+    /// The inode of the namespace, the number in `net:[…]`.
+    pub fn inode(&self) -> u64 {
+        self.id.inode
+    }
+
+    /// Where the namespace is mounted, for `nsenter --net=`.
+    pub fn netns_path(&self) -> &Path {
+        &self.netns_path
+    }
+
+    /// The proxy's address inside.
+    pub fn proxy_address(&self) -> SocketAddr {
+        self.proxy_address
+    }
+
+    /// The secret in this sandbox's log lines.
+    pub fn log_token(&self) -> LogToken {
+        self.token
+    }
+
+    /// How each kernel log line about this sandbox begins.
+    pub fn log_prefix(&self) -> LogPrefix {
+        LogPrefix::inner(&self.name, self.token)
+    }
+
+    /// Makes `count` listening sockets on the proxy's address inside (SO_REUSEPORT, non-blocking, close-on-exec).
+    /// Accept on them from the host: the accepted socket belongs to the sandbox, and nothing else does.
+    pub fn listeners(&self, count: usize) -> Result<Vec<TcpListener>, Error> {
+        listeners::listen_inside(self.netns(), &self.name, self.proxy_address, count)
+    }
+
+    /// What the fence refused so far, exactly.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        fence::read_counters(self.netns())
+    }
+
+    /// The processes inside, in the host's pids; threads that entered on their own are not seen.
+    pub fn processes(&self) -> Result<Vec<u32>, Error> {
+        processes::in_namespace(self.id)
+    }
+
+    /// Kills every process inside, then removes the namespace, its directory and its lock. The namespace itself
+    /// ends when the last socket made inside it is closed.
+    ///
+    /// An attached namespace keeps its processes and loses only what was put into it.
+    pub fn destroy(mut self) -> Result<(), Error> {
+        self.tear_down()
+    }
+
+    fn tear_down(&mut self) -> Result<(), Error> {
+        let Some(Held { claim, logging }) = self.held.take() else { return Ok(()) };
+        // The log setting is given back also when a process would not die.
+        let removed = removal::tear_down(&self.state, claim);
+        logging.release()?;
+        removed.map(|_killed| ())
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Err(error) = self.tear_down() {
+            tracing::error!(name = %self.name, %error, "cannot remove a sandbox; the next sweep tries again");
+        }
+    }
+}
+
+/// Claims `name`, after removing what a dead owner may have left under it.
+fn claim(state: &StateDir, name: &SandboxName) -> Result<Claim, Error> {
+    let remains = {
+        let guard = state.lock()?;
+        if let Some(claim) = guard.claim(name)? {
+            return Ok(claim);
+        }
+        guard.take_if_ownerless(name)?
+    };
+    // Without the guard: killing what a dead owner left may take a while.
+    if let Some(remains) = remains {
+        removal::tear_down(state, remains)?;
+    }
+    let guard = state.lock()?;
+    if let Some(claim) = guard.claim(name)? {
+        return Ok(claim);
+    }
+    let owner = guard.read_record(name)?.map_or_else(|| "?".to_owned(), |record| record.pid.to_string());
+    Err(Error::Exists { name: name.clone(), owner })
+}
+
+/// What [`make`] made.
+struct Made {
+    token: LogToken,
+    netns: OwnedFd,
+    id: NamespaceId,
+    logging: LoggingOn,
+}
+
+fn make(spec: &Spec, claim: &Claim) -> Result<Made, Error> {
+    let token = LogToken::random()?;
+    let logging = nf_log::ensure()?;
+    // Noted before the namespace is pinned: a sweeper kills only in what is known to be made by us.
+    let mut record = Record::new(Kind::Made, token, spec.proxy_address)?;
+    claim.write_record(&record)?;
+    let fence = InnerFence {
+        proxy: spec.proxy_address.ip(),
+        prefix: LogPrefix::inner(&spec.name, token),
+        limit: spec.log_limit,
+    };
+    let path = claim.netns_path();
+    let (netns, namespace) = enter::on_own_thread(|| {
+        let netns = namespace::make()?;
+        namespace::pin_own(&path)?;
+        links::set_up_made(spec.proxy_address.ip())?;
+        fence.load_into_own()?;
+        let id = NamespaceId::of_fd(netns.as_fd())?;
+        Ok((netns, RecordedNamespace { id, cookie: namespace::own_cookie()? }))
+    })?;
+    record.namespace = Some(namespace);
+    claim.write_record(&record)?;
+    Ok(Made { token, netns, id: namespace.id, logging })
+}
+
+/// Removes a sandbox that could not be finished.
+fn give_up(state: &StateDir, claim: Claim) {
+    if let Err(error) = removal::tear_down(state, claim) {
+        tracing::error!(%error, "cannot remove a half-made sandbox; the next sweep tries again");
+    }
+}

@@ -1,1 +1,0 @@
-//! Address classes and the guard in front of every dial.

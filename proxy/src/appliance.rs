@@ -1,0 +1,328 @@
+//! The appliance: control plane, workers and bypass core, started together and stopped in order.
+//!
+//! `exec`, `serve` and `demo` are three ways to use one appliance; they differ in the sandboxes they give it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use sluice_bypass::{Monitor, MonitorError, Settings as MonitorSettings};
+use thiserror::Error;
+
+use crate::address::Guard;
+use crate::control::Control;
+use crate::control::names::Names;
+use crate::event::Reporter;
+use crate::event::Words;
+use crate::event::journal::{Journal, Target, Writer};
+use crate::event::ledger::Ledger;
+use crate::http::rewrite::Pseudonym;
+use crate::identity::{Elsewhere, Scanner};
+use crate::limits::Limits;
+use crate::sandbox::{Sandbox, Sources};
+use crate::watch::{Watch, Watched};
+use crate::worker::{Behind, Settings, Worker};
+
+/// Connections the kernel may hold for a host listener before they are accepted.
+const BACKLOG: i32 = 4096;
+/// Identity lookups that may wait for a search of `/proc`, all sandboxes together.
+const SCANS_WAITING_MAX: usize = 4096;
+/// How long the bypass core may take to read what was logged before it is stopped.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How often the host's own addresses are read again for the address guard.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
+
+/// What an appliance is to be like.
+pub struct Plan {
+    /// Cores of the workers, one worker each; `None` leaves a worker where the scheduler puts it.
+    pub workers: Vec<Option<usize>>,
+    /// Core of the bypass core.
+    pub bypass_core: Option<usize>,
+    /// Whether direct attempts are to be watched for. Only sandboxes with a fence make any.
+    pub watch: bool,
+    /// Bounds and time-outs.
+    pub limits: Limits,
+    /// Where the proxy listens on this host: never dialled, whatever is permitted.
+    pub listeners: Vec<SocketAddr>,
+    /// Special ranges the address guard lets through.
+    pub permit_special: Vec<IpNet>,
+    /// The namespace the workers dial from; this process' when absent.
+    pub dial_from: Option<OwnedFd>,
+    /// Names answered without asking anybody.
+    pub names: HashMap<Box<str>, Arc<[IpAddr]>>,
+    /// Where events go.
+    pub events: Target,
+    /// Which refusals are said in words.
+    pub words: Words,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            workers: vec![None],
+            bypass_core: None,
+            watch: true,
+            limits: Limits::default(),
+            listeners: Vec::new(),
+            permit_special: Vec::new(),
+            dial_from: None,
+            names: HashMap::new(),
+            events: Target::None,
+            words: Words::UpToARate,
+        }
+    }
+}
+
+/// Why an appliance did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The events file.
+    #[error("events cannot be written to {target}: {source}; create its directory, or choose another file")]
+    Events {
+        /// As configured.
+        target: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A thread, ring or socket of ours.
+    #[error("{what} cannot be started: {source}")]
+    Part {
+        /// Which part.
+        what: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The bypass core.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// A listener for external sandboxes.
+    #[error("cannot listen on {address}: {source}; choose another address, or end what uses it")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// A running appliance.
+pub struct Appliance {
+    // In the order in which they end.
+    monitor: Option<Monitor<Watch>>,
+    workers: Vec<Worker>,
+    scanner: Arc<Scanner>,
+    elsewhere: Arc<Elsewhere>,
+    control: Control,
+    reporter: Reporter,
+    writer: Option<Writer>,
+}
+
+impl Appliance {
+    /// Starts all parts.
+    pub fn start(plan: Plan) -> Result<Self, StartError> {
+        let part = |what| move |source| StartError::Part { what, source };
+        let (journal, writer) = Journal::open(&plan.events)
+            .map_err(|source| StartError::Events { target: plan.events.to_string(), source })?;
+        let reporter = Reporter::new(journal, Arc::new(Ledger::default()), plan.words);
+        let control = Control::start().map_err(part("the control plane"))?;
+        let scanner = Arc::new(Scanner::start(SCANS_WAITING_MAX).map_err(part("the identity scanner"))?);
+        let elsewhere = Arc::new(Elsewhere::with_host().map_err(part("identity"))?);
+        let names = Names::new(control.runtime().clone(), plan.names);
+        let guard = keep_guard(&control, plan.permit_special, plan.listeners, plan.dial_from.is_some());
+        let limits = Arc::new(plan.limits);
+        let pseudonym = Pseudonym::new(random());
+        let mut workers = Vec::with_capacity(plan.workers.len());
+        for (index, core) in plan.workers.into_iter().enumerate() {
+            let dial_from =
+                plan.dial_from.as_ref().map(OwnedFd::try_clone).transpose().map_err(part("a worker"))?;
+            let settings = Settings {
+                index,
+                core,
+                dial_from,
+                limits: Arc::clone(&limits),
+                names: names.clone(),
+                guard: Arc::clone(&guard),
+                pseudonym: pseudonym.clone(),
+                scanner: Arc::clone(&scanner),
+            };
+            workers.push(Worker::start(settings).map_err(part("a worker"))?);
+        }
+        let monitor = plan
+            .watch
+            .then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner))))
+            .transpose()?;
+        Ok(Self { monitor, workers, scanner, elsewhere, control, reporter, writer: Some(writer) })
+    }
+
+    /// Where events go.
+    pub fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    /// Where `/proc` is read at length.
+    pub fn scanner(&self) -> &Arc<Scanner> {
+        &self.scanner
+    }
+
+    /// The namespaces of all sandboxes and of the host: none is searched for another's processes.
+    pub fn elsewhere(&self) -> &Arc<Elsewhere> {
+        &self.elsewhere
+    }
+
+    /// The control plane.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// How many workers there are: a sandbox may have as many listeners.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Serves the sandbox on listeners made inside it, one a worker as far as they go.
+    pub fn serve(&self, sandbox: &Arc<Sandbox>, listeners: Vec<TcpListener>) {
+        for (worker, listener) in self.workers.iter().cycle().zip(listeners) {
+            worker.serve(Behind::Sandbox(Arc::clone(sandbox)), listener);
+        }
+    }
+
+    /// Serves external sandboxes on the host's listener, every worker with a socket of its own.
+    pub fn serve_sources(&self, address: SocketAddr, sources: &Arc<Sources>) -> Result<(), StartError> {
+        // With SO_REUSEPORT a second daemon would quietly share the port: find it first.
+        TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?;
+        for worker in &self.workers {
+            let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+            worker.serve(Behind::Sources(Arc::clone(sources)), listener);
+        }
+        Ok(())
+    }
+
+    /// Watches for the sandbox' direct attempts from now on.
+    pub fn watch(&self, watched: Watched) -> Result<(), MonitorError> {
+        match &self.monitor {
+            Some(monitor) => monitor.handle().with(move |watch| watch.add(watched)),
+            None => Ok(()),
+        }
+    }
+
+    /// Reports what is still to be said of the sandbox' direct attempts, and watches no more.
+    pub fn unwatch(&self, sandbox: &Arc<Sandbox>) {
+        let Some(monitor) = &self.monitor else { return };
+        let handle = monitor.handle();
+        let name = sandbox.name().to_owned();
+        let (done, wait) = std::sync::mpsc::channel();
+        let told = handle.drain(DRAIN).and_then(|()| {
+            handle.with(move |watch| {
+                watch.remove(&name);
+                let _ = done.send(());
+            })
+        });
+        if let Err(error) = told {
+            tracing::error!(%error, "direct attempts may be missing from the account");
+        } else {
+            let _ = wait.recv_timeout(DRAIN);
+        }
+    }
+
+    /// Stops serving the sandbox and ends its connections.
+    pub fn forget(&self, sandbox: &Arc<Sandbox>) {
+        for worker in &self.workers {
+            worker.forget(sandbox);
+        }
+    }
+
+    /// Whether every part is alive; if not, which is not.
+    pub fn health(&self) -> Result<(), &'static str> {
+        if !self.workers.iter().all(Worker::is_alive) {
+            return Err("a worker has died");
+        }
+        if self.monitor.as_ref().is_some_and(|monitor| !monitor.is_running()) {
+            return Err("the bypass core has died");
+        }
+        Ok(())
+    }
+
+    /// How often each worker has swept; what stands still is stuck.
+    pub fn beats(&self) -> Vec<u64> {
+        self.workers.iter().map(Worker::beats).collect()
+    }
+
+    /// Ends all parts; everything reported before is written when this returns.
+    pub fn stop(mut self) {
+        for worker in self.workers.drain(..) {
+            worker.stop();
+        }
+        if let Some(monitor) = self.monitor.take()
+            && let Err(error) = monitor.stop()
+        {
+            tracing::error!(%error, "the bypass core did not end well");
+        }
+        if let Some(writer) = self.writer.take() {
+            writer.close();
+        }
+    }
+}
+
+fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, MonitorError> {
+    let settings = MonitorSettings { core, ..MonitorSettings::default() };
+    let monitor = Monitor::start(settings, watch)?;
+    let home = monitor.handle();
+    monitor.handle().with(move |watch| watch.set_home(home))?;
+    Ok(monitor)
+}
+
+/// A guard that knows the host's own addresses, and learns of new ones.
+fn keep_guard(
+    control: &Control,
+    permit: Vec<IpNet>,
+    listeners: Vec<SocketAddr>,
+    elsewhere: bool,
+) -> Arc<ArcSwap<Guard>> {
+    // Dialling from another namespace, this one's addresses mean nothing.
+    if elsewhere {
+        return Arc::new(ArcSwap::from_pointee(Guard::new(&permit, &[], &listeners)));
+    }
+    let guard = Arc::new(ArcSwap::from_pointee(Guard::new(&permit, &own_addresses(), &listeners)));
+    let kept = Arc::clone(&guard);
+    control.runtime().spawn(async move {
+        loop {
+            tokio::time::sleep(ADDRESSES_EVERY).await;
+            kept.store(Arc::new(Guard::new(&permit, &own_addresses(), &listeners)));
+        }
+    });
+    guard
+}
+
+/// Addresses of this host's interfaces, in the namespace this process runs in.
+fn own_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect()
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A number that differs from process to process.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Seeded by the kernel's random source.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,51 @@
+//! `sluice doctor`: every prerequisite, found or missing, and what to do.
+
+use std::io::IsTerminal as _;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::cli::exit;
+use crate::preflight::{self, Finding, Need};
+
+/// Columns where there is no terminal to measure.
+const COLUMNS: u16 = 120;
+
+/// Prints the table, or JSON. Fine when nothing required is missing.
+pub fn run(json: bool) -> u8 {
+    let findings = preflight::all();
+    if json {
+        match serde_json::to_string_pretty(&findings) {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                eprintln!("sluice: {error}");
+                return exit::INTERNAL;
+            }
+        }
+    } else {
+        println!("{}", table(&findings));
+    }
+    if findings.iter().any(Finding::is_fatal) { exit::UNAVAILABLE } else { exit::OK }
+}
+
+/// The findings as a table, remedies below what is missing.
+pub fn table(findings: &[Finding]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(COLUMNS);
+    }
+    table.set_header(["prerequisite", "", "seen"]);
+    for finding in findings {
+        let mark = match (finding.ok, finding.need) {
+            (true, _) => "ok",
+            (false, Need::Required) => "MISSING",
+            (false, Need::Optional) => "degraded",
+        };
+        let seen = match &finding.remedy {
+            Some(remedy) if !finding.ok => format!("{}\n→ {remedy}", finding.detail),
+            _ => finding.detail.clone(),
+        };
+        table.add_row([finding.name.as_str(), mark, &seen]);
+    }
+    table.to_string()
+}

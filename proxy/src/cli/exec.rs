@@ -1,0 +1,258 @@
+//! `sluice exec`: sandbox, proxy and monitor in one process, for one command.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use ipnet::IpNet;
+use sluice_netns::{SandboxName, Spec};
+use sluice_seccomp::{Child, Signaller, User};
+
+use super::{ExecArgs, check, doctor, exit};
+use crate::appliance::{Appliance, Plan};
+use crate::event::Words;
+use crate::event::journal::Target;
+use crate::event::ledger;
+use crate::limits::SandboxLimits;
+use crate::made::{self, Made, MadeError, Workload};
+use crate::policy::{self, Account, Confinement, Policy};
+use crate::preflight::{self, Finding};
+use crate::signals::{Heard, Signals};
+
+/// After a second signal, or this long after the first, the command is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often the appliance's health is looked at.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// Columns of the summary where there is no terminal to measure.
+const SUMMARY_COLUMNS: u16 = 140;
+
+/// A refusal to go on: what to say, and the exit code.
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) error: anyhow::Error,
+}
+
+impl Failure {
+    pub(super) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self { code, error: error.into() }
+    }
+}
+
+/// Runs the command; its exit code is ours.
+pub fn run(args: ExecArgs) -> u8 {
+    told(run_command(args))
+}
+
+/// The exit code; a failure is said on standard error.
+pub(super) fn told(outcome: Result<u8, Failure>) -> u8 {
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("sluice: {:#}", failure.error);
+        failure.code
+    })
+}
+
+fn run_command(args: ExecArgs) -> Result<u8, Failure> {
+    let loaded = policy::load(&policy::Source::parse(&args.policy)).map_err(|findings| {
+        check::print(&findings);
+        Failure::new(exit::CONFIG, anyhow!("the policy {} cannot be used", args.policy))
+    })?;
+    let confinement = &loaded.file.confinement;
+    let permit_special = parse_ranges(&args.permit_special)?;
+    let name = args.name.clone().unwrap_or_else(|| format!("exec-{}", std::process::id()));
+    let name: SandboxName =
+        name.parse().map_err(|error| Failure::new(exit::USAGE, anyhow!("--name: {error}")))?;
+    let user = user_of(args.user.as_deref(), confinement)?;
+    let directory = std::env::current_dir().map_err(|error| Failure::new(exit::INTERNAL, error))?;
+    check_machine()?;
+    let signals = Signals::block().map_err(|error| Failure::new(exit::INTERNAL, error))?;
+
+    let spec = Spec::new(name);
+    clear_away(&spec.state_dir);
+    let appliance = Appliance::start(Plan {
+        permit_special,
+        events: args.events.as_deref().map_or(Target::None, Target::parse),
+        words: Words::FirstOfEachKind,
+        ..Plan::default()
+    })
+    .map_err(|error| Failure::new(exit::INTERNAL, error))?;
+
+    let mut command = args.command.into_iter();
+    let workload = Workload {
+        program: command.next().unwrap_or_default(),
+        args: command.collect(),
+        directory,
+        user,
+        env: Vec::new(),
+    };
+    let plan = made::Plan {
+        network: spec,
+        policy: Arc::new(Policy::compile_with(&loaded.file, &policy::host_links)),
+        limits: SandboxLimits::default(),
+    };
+    let outcome = run_inside(&appliance, plan, workload, confinement, &signals);
+    let reporter = appliance.reporter().clone();
+    appliance.stop();
+    if !args.no_summary && outcome.is_ok() {
+        eprint!("{}", ledger::render(reporter.ledger(), terminal_width()));
+    }
+    if reporter.dropped() > 0 {
+        eprintln!("sluice: {} events could not be written", reporter.dropped());
+    }
+    outcome
+}
+
+/// From the sandbox' creation to its removal.
+pub(super) fn run_inside(
+    appliance: &Appliance,
+    plan: made::Plan,
+    workload: Workload,
+    confinement: &Confinement,
+    signals: &Signals,
+) -> Result<u8, Failure> {
+    let mut made = Made::create(appliance, plan).map_err(of_made)?;
+    let child = made.launch(workload, confinement).map_err(of_made)?;
+    let code = attend(appliance, child, signals)?;
+    made.remove().map_err(of_made)?;
+    Ok(code)
+}
+
+/// Waits for the command, passing signals on to it and keeping an eye on the appliance.
+fn attend(appliance: &Appliance, child: Child, signals: &Signals) -> Result<u8, Failure> {
+    let internal = |error| Failure::new(exit::INTERNAL, anyhow!("waiting for the command: {error}"));
+    let signaller = child.signaller().map_err(internal)?;
+    let ended = child.pidfd().try_clone_to_owned().map_err(internal)?;
+    let (status, broken) = std::thread::scope(|scope| {
+        let attendant = scope.spawn(|| pass_on(signals, appliance, &signaller, &ended));
+        (child.wait(), attendant.join())
+    });
+    match broken {
+        Ok(None) => status.map(|status| u8::try_from(status.code()).unwrap_or(u8::MAX)).map_err(internal),
+        Ok(Some(what)) => Err(Failure::new(exit::INTERNAL, anyhow!("{what}; the command was ended"))),
+        Err(_) => Err(Failure::new(exit::INTERNAL, anyhow!("the signal thread panicked"))),
+    }
+}
+
+pub(super) fn check_machine() -> Result<(), Failure> {
+    let findings = preflight::all();
+    let missing: Vec<Finding> = findings.into_iter().filter(Finding::is_fatal).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("{}", doctor::table(&missing));
+    let names: Vec<&str> = missing.iter().map(|finding| finding.name.as_str()).collect();
+    Err(Failure::new(exit::UNAVAILABLE, anyhow!("this machine lacks: {}", names.join(", "))))
+}
+
+/// Removes what dead runs left behind. That it fails for another's remains must not stop this run.
+pub(super) fn clear_away(state_dir: &Path) {
+    match sluice_netns::sweep(state_dir) {
+        Ok(swept) => {
+            for left in swept {
+                if let Err(error) = left.outcome {
+                    tracing::warn!(name = %left.name, %error, "what a dead run left behind could not be removed");
+                }
+            }
+        }
+        Err(error) => tracing::warn!(%error, "what dead runs left behind could not be removed"),
+    }
+}
+
+fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {
+    texts
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|error| Failure::new(exit::USAGE, anyhow!("--permit-special {text}: {error}")))
+        })
+        .collect()
+}
+
+/// Who the command runs as: what the command line says, else what the policy says.
+fn user_of(argument: Option<&str>, confinement: &Confinement) -> Result<Option<User>, Failure> {
+    let usage = |error| Failure::new(exit::USAGE, error);
+    if let Some(text) = argument {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        return account(user, group).map(Some).map_err(usage);
+    }
+    let text = |account: &Account| match account {
+        Account::Name(name) => name.to_string(),
+        Account::Id(id) => id.to_string(),
+    };
+    let Some(user) = &confinement.run_as_user else { return Ok(None) };
+    let group = confinement.run_as_group.as_ref().map(text);
+    account(&text(user), group.as_deref()).map(Some).map_err(|error| Failure::new(exit::CONFIG, error))
+}
+
+fn account(user: &str, group: Option<&str>) -> anyhow::Result<User> {
+    let known = match user.parse::<u32>() {
+        Ok(uid) => nix::unistd::User::from_uid(uid.into())?,
+        Err(_) => {
+            Some(nix::unistd::User::from_name(user)?.with_context(|| format!("there is no user {user:?}"))?)
+        }
+    };
+    let uid = known.as_ref().map(|known| known.uid.as_raw()).map_or_else(|| user.parse(), Ok)?;
+    let gid = match (group, &known) {
+        (None, Some(known)) => known.gid.as_raw(),
+        (None, None) => uid,
+        (Some(group), _) => match group.parse() {
+            Ok(gid) => gid,
+            Err(_) => nix::unistd::Group::from_name(group)?
+                .with_context(|| format!("there is no group {group:?}"))?
+                .gid
+                .as_raw(),
+        },
+    };
+    Ok(User::new(uid, gid))
+}
+
+/// Passes signals on until the command has ended; kills it when it does not heed them, or when a part of the appliance
+/// has died. Returns what died.
+fn pass_on(
+    signals: &Signals,
+    appliance: &Appliance,
+    command: &Signaller,
+    ended: &OwnedFd,
+) -> Option<&'static str> {
+    let mut kill_at: Option<Instant> = None;
+    let mut broken = None;
+    loop {
+        match signals.wait(Some(ended.as_fd()), CHECK_EVERY) {
+            Heard::Other => return broken,
+            Heard::Signal(signal) => {
+                let again = kill_at.is_some();
+                kill_at = Some(Instant::now() + if again { Duration::ZERO } else { GRACE });
+                let _ = command.send(signal as i32);
+            }
+            Heard::Nothing => {}
+        }
+        if broken.is_none()
+            && let Err(what) = appliance.health()
+        {
+            broken = Some(what);
+            kill_at = Some(Instant::now());
+        }
+        if kill_at.is_some_and(|at| Instant::now() >= at) {
+            let _ = command.send(libc::SIGKILL);
+        }
+    }
+}
+
+fn of_made(error: MadeError) -> Failure {
+    let code = match &error {
+        MadeError::Launch(launch) => u8::try_from(launch.exit_code()).unwrap_or(exit::INTERNAL),
+        _ => exit::INTERNAL,
+    };
+    Failure::new(code, error)
+}
+
+/// How wide the summary may be; a terminal's own width is found by the table.
+fn terminal_width() -> Option<u16> {
+    use std::io::IsTerminal as _;
+    if std::io::stderr().is_terminal() { None } else { Some(SUMMARY_COLUMNS) }
+}

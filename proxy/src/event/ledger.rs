@@ -1,0 +1,269 @@
+//! What was seen, folded: the summary of `exec` and the answers of `denials`.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::{Action, Event, Kind, Time};
+
+/// Different lines kept; what comes beyond is counted in one line. At some 300 octets each: 600 KiB.
+const LINES_MAX: usize = 2_000;
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Through the proxy and allowed.
+    Allowed,
+    /// Allowed although the policy would refuse it.
+    Audited,
+    /// Asked of the proxy and refused.
+    Denied,
+    /// Tried past the proxy and refused by the kernel.
+    Bypassed,
+}
+
+/// What makes two attempts the same line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// How far it came.
+    pub stage: Stage,
+    /// Which sandbox.
+    pub sandbox: Box<str>,
+    /// `tcp`, `udp`, … or the method of a request.
+    pub how: Box<str>,
+    /// Host and port as asked for.
+    pub destination: Box<str>,
+    /// Path of the program, or empty.
+    pub program: Box<str>,
+    /// Reason of the refusal, or the rule that allowed it.
+    pub why: Box<str>,
+}
+
+/// How often a [`Key`] was seen.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Attempts.
+    pub count: u64,
+    /// The first of them.
+    pub first: Time,
+    /// The last of them.
+    pub last: Time,
+    /// Process of the last one, 0 when unknown.
+    pub pid: u32,
+    /// What to do about it.
+    pub hint: Option<Box<str>>,
+}
+
+/// A bounded account of attempts.
+#[derive(Default)]
+pub struct Ledger {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    lines: HashMap<Key, Line>,
+    beyond: u64,
+}
+
+impl Ledger {
+    /// Takes an event into account, if it is an attempt. True when it is the first of its kind.
+    pub fn note(&self, event: &Event<'_>) -> bool {
+        let Some(stage) = stage_of(event) else { return false };
+        let key = key_of(stage, event);
+        let count = event.count.unwrap_or(1);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.lines.len() >= LINES_MAX && !inner.lines.contains_key(&key) {
+            inner.beyond += count;
+            return false;
+        }
+        let line = inner.lines.entry(key).or_insert_with(|| Line {
+            count: 0,
+            first: event.first.unwrap_or(event.time),
+            last: event.time,
+            pid: 0,
+            hint: None,
+        });
+        line.count += count;
+        line.last = event.last.unwrap_or(event.time);
+        line.pid = event.process.map_or(line.pid, |process| process.pid);
+        if line.hint.is_none() {
+            line.hint = event.hint.map(Into::into);
+        }
+        line.count == count
+    }
+
+    /// All lines, ordered by stage, then as they came.
+    pub fn lines(&self) -> Vec<(Key, Line)> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines: Vec<_> = inner.lines.iter().map(|(key, line)| (key.clone(), line.clone())).collect();
+        lines.sort_by(|a, b| (a.0.stage, a.1.first, &a.0).cmp(&(b.0.stage, b.1.first, &b.0)));
+        lines
+    }
+
+    /// Attempts that found no line of their own.
+    pub fn beyond(&self) -> u64 {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).beyond
+    }
+}
+
+pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
+    match (event.event, event.action) {
+        (Kind::ConnectAllowed | Kind::RequestAllowed, Some(Action::Audited)) => Some(Stage::Audited),
+        (Kind::ConnectAllowed | Kind::RequestAllowed, _) => Some(Stage::Allowed),
+        (Kind::ConnectDenied | Kind::RequestDenied, _) => Some(Stage::Denied),
+        (Kind::BypassDetected | Kind::FenceViolation, _) => Some(Stage::Bypassed),
+        _ => None,
+    }
+}
+
+fn key_of(stage: Stage, event: &Event<'_>) -> Key {
+    let mut destination = String::new();
+    match (event.dst_host, event.dst_ip) {
+        (Some(host), _) => destination.push_str(host),
+        (None, Some(std::net::IpAddr::V6(ip))) => _ = write!(destination, "[{ip}]"),
+        (None, Some(ip)) => _ = write!(destination, "{ip}"),
+        (None, None) => {}
+    }
+    if let Some(port) = event.dst_port {
+        let _ = write!(destination, ":{port}");
+    }
+    let how = match event.event {
+        Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
+        _ => event.method.or(event.proto).unwrap_or(""),
+    };
+    let why = if stage == Stage::Allowed { event.rule } else { event.reason.or(event.rule) };
+    Key {
+        stage,
+        sandbox: event.sandbox.unwrap_or("").into(),
+        how: how.into(),
+        destination: destination.into(),
+        program: event.process.and_then(|process| process.exe).unwrap_or("").into(),
+        why: why.unwrap_or("").into(),
+    }
+}
+
+/// The summary as a person reads it at the end of `exec`: totals, a table, and one hint a kind of refusal.
+///
+/// `width` is the terminal's width in columns, if there is one.
+pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
+    let lines = ledger.lines();
+    let total =
+        |stage| lines.iter().filter(|(key, _)| key.stage == stage).map(|(_, line)| line.count).sum::<u64>();
+    let mut text = format!(
+        "sluice: {} allowed, {} denied, {} bypass attempts refused",
+        total(Stage::Allowed) + total(Stage::Audited),
+        total(Stage::Denied),
+        total(Stage::Bypassed)
+    );
+    if total(Stage::Audited) > 0 {
+        let _ = write!(text, " ({} of the allowed would be denied: audit)", total(Stage::Audited));
+    }
+    text.push('\n');
+    if lines.is_empty() {
+        return text;
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some(width) = width {
+        table.set_width(width);
+    }
+    table.set_header(["", "how", "destination", "program", "why", "times"]);
+    for (key, line) in &lines {
+        table.add_row([
+            match key.stage {
+                Stage::Allowed => "allowed",
+                Stage::Audited => "audited",
+                Stage::Denied => "denied",
+                Stage::Bypassed => "BYPASS",
+            },
+            &key.how,
+            &printable(&key.destination),
+            &program_cell(key, line),
+            &key.why,
+            &line.count.to_string(),
+        ]);
+    }
+    let _ = writeln!(text, "{table}");
+    let mut hints: Vec<&str> = Vec::new();
+    for hint in lines.iter().filter_map(|(_, line)| line.hint.as_deref()) {
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    for hint in hints {
+        let _ = writeln!(text, "hint: {}", printable(hint));
+    }
+    let beyond = ledger.beyond();
+    if beyond > 0 {
+        let _ = writeln!(text, "and {beyond} more attempts that differ from the {LINES_MAX} kinds shown");
+    }
+    text
+}
+
+fn program_cell(key: &Key, line: &Line) -> String {
+    match (key.program.is_empty(), line.pid) {
+        (true, 0) => "?".into(),
+        (true, pid) => format!("pid {pid}"),
+        (false, 0) => printable(&key.program),
+        (false, pid) => format!("{} ({pid})", printable(&key.program)),
+    }
+}
+
+/// Text without anything a terminal would act on.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{ProcessView, Via};
+
+    fn denied(port: u16) -> Event<'static> {
+        let mut event = Event::at(Kind::ConnectDenied, Time::from_unix_micros(i64::from(port)));
+        event.dst_host = Some("example.com");
+        event.dst_port = Some(port);
+        event.reason = Some("host_not_allowed");
+        event.via = Some(Via::Proxy);
+        event.process = Some(ProcessView { pid: 9, exe: Some("/usr/bin/curl"), ..ProcessView::default() });
+        event.hint = Some("ask the operator");
+        event
+    }
+
+    #[test]
+    fn equal_attempts_fold_into_one_line() {
+        let ledger = Ledger::default();
+        for _ in 0..3 {
+            ledger.note(&denied(443));
+        }
+        ledger.note(&denied(80));
+        let lines = ledger.lines();
+        assert_eq!(lines.iter().map(|(_, line)| line.count).collect::<Vec<_>>(), [1, 3]);
+        let text = render(&ledger, Some(120));
+        assert!(text.starts_with("sluice: 0 allowed, 4 denied, 0 bypass attempts refused\n"), "{text}");
+        assert_eq!(text.matches("hint: ask the operator").count(), 1, "{text}");
+        assert!(text.contains("/usr/bin/curl (9)"), "{text}");
+    }
+
+    #[test]
+    fn what_is_beyond_the_bound_is_counted() {
+        let ledger = Ledger::default();
+        for port in 0..=(LINES_MAX as u16) {
+            ledger.note(&denied(port));
+        }
+        assert_eq!(ledger.lines().len(), LINES_MAX);
+        assert_eq!(ledger.beyond(), 1);
+    }
+
+    #[test]
+    fn a_terminal_never_sees_control_characters_of_a_peer() {
+        let ledger = Ledger::default();
+        let mut event = denied(1);
+        event.process = Some(ProcessView { pid: 1, exe: Some("/tmp/\u{1b}[2J"), ..ProcessView::default() });
+        ledger.note(&event);
+        assert!(!render(&ledger, None).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,265 @@
+//! A sandbox of our own making, from its namespace to its end: network, proxy listener, watch, workload.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use sluice_netns::{Sandbox as Network, Spec};
+use sluice_seccomp::{
+    Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, Requirement, Terminal, User,
+    Witness,
+};
+use thiserror::Error;
+
+use crate::appliance::Appliance;
+use crate::event::journal::Urgency;
+use crate::event::{Event, Kind};
+use crate::identity::{self, ConnectNotes, Members, Mode, ProcTables, Resolver, Seen, Setup};
+use crate::limits::SandboxLimits;
+use crate::policy::{self, Confinement, Policy};
+use crate::sandbox::Sandbox;
+use crate::watch::Watched;
+
+/// What a made sandbox is to be like.
+pub struct Plan {
+    /// Its network.
+    pub network: Spec,
+    /// Its policy.
+    pub policy: Arc<Policy>,
+    /// What it may use.
+    pub limits: SandboxLimits,
+}
+
+/// What is to run in it.
+pub struct Workload {
+    /// A path, or a name that is looked up in `PATH`.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Where it starts.
+    pub directory: PathBuf,
+    /// Who it runs as; root with few capabilities when absent.
+    pub user: Option<User>,
+    /// Environment on top of this process' own and the proxy variables.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// Why a sandbox could not be made or run.
+#[derive(Debug, Error)]
+pub enum MadeError {
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] sluice_netns::Error),
+    /// Finding out who asks.
+    #[error(transparent)]
+    Identity(#[from] identity::OpenError),
+    /// Watching it.
+    #[error(transparent)]
+    Watch(#[from] sluice_bypass::MonitorError),
+    /// Starting its workload.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The thread of its witness.
+    #[error("the witness cannot be started: {0}")]
+    Witness(io::Error),
+    /// Descriptors ran out.
+    #[error("no descriptor is left: {0}; raise the limit (ulimit -n, LimitNOFILE=)")]
+    Descriptor(io::Error),
+    /// It is gone.
+    #[error("the sandbox has been removed")]
+    Removed,
+}
+
+/// A living sandbox. Dropping it removes it.
+pub struct Made<'a> {
+    appliance: &'a Appliance,
+    sandbox: Arc<Sandbox>,
+    notes: Arc<Notes>,
+    network: Option<Network>,
+    witness: Option<JoinHandle<()>>,
+}
+
+impl<'a> Made<'a> {
+    /// Makes the sandbox and serves it; nothing runs in it yet.
+    pub fn create(appliance: &'a Appliance, plan: Plan) -> Result<Self, MadeError> {
+        let network = Network::create(&plan.network)?;
+        let notes = Arc::new(Notes::default());
+        let setup = Setup {
+            mode: Mode::Process,
+            netns: Some(network.netns().try_clone_to_owned().map_err(MadeError::Descriptor)?),
+            members: Members::Namespace,
+            elsewhere: Arc::clone(appliance.elsewhere()),
+            view_of: None,
+            notes: Some(Arc::new(Witnessed(Arc::clone(&notes)))),
+            tables: Arc::new(ProcTables::new("/proc")),
+            proc: "/proc".into(),
+        };
+        let resolver = Resolver::open(setup)?;
+        let sandbox = Arc::new(Sandbox::new(
+            network.name().as_str(),
+            plan.policy,
+            plan.limits,
+            Some(Arc::new(resolver)),
+            appliance.reporter().clone(),
+        ));
+        appliance.watch(Watched {
+            sandbox: Arc::clone(&sandbox),
+            token: network.log_token().value(),
+            notes: Some(Arc::clone(&notes)),
+            proxy_address: network.proxy_address(),
+        })?;
+        let listeners = network.listeners(appliance.workers())?;
+        appliance.serve(&sandbox, listeners);
+        report(&sandbox, Kind::SandboxStarted);
+        Ok(Self { appliance, sandbox, notes, network: Some(network), witness: None })
+    }
+
+    /// Starts `workload` inside, confined and witnessed.
+    pub fn launch(&mut self, workload: Workload, confinement: &Confinement) -> Result<Child, MadeError> {
+        let network = self.network.as_ref().ok_or(MadeError::Removed)?;
+        let mut launch = Launch::new(workload.program);
+        launch.args = workload.args;
+        launch.env = environment(network, workload.env);
+        launch.netns = Some(network.netns());
+        launch.user = workload.user;
+        launch.netlink = netlink(confinement);
+        launch.landlock = landlock(confinement, &workload.directory);
+        launch.cwd = Some(workload.directory);
+        launch.witness = true;
+        launch.terminal = Terminal::Foreground;
+        let mut child = sluice_seccomp::launch(&launch)?;
+        if let Some(listener) = child.take_witness() {
+            let witness = Witness::new(listener, child.pid(), Arc::clone(&self.notes), Vec::new());
+            self.witness = Some(attend(witness).map_err(MadeError::Witness)?);
+        }
+        Ok(child)
+    }
+
+    /// The sandbox as the proxy sees it.
+    pub fn sandbox(&self) -> &Arc<Sandbox> {
+        &self.sandbox
+    }
+
+    /// Its network.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// Ends everything in it and removes it.
+    pub fn remove(mut self) -> Result<(), MadeError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), MadeError> {
+        let Some(network) = self.network.take() else { return Ok(()) };
+        self.appliance.forget(&self.sandbox);
+        self.appliance.unwatch(&self.sandbox);
+        let removed = network.destroy();
+        // It ends with the last process of the workload.
+        if let Some(witness) = self.witness.take() {
+            let _ = witness.join();
+        }
+        report(&self.sandbox, Kind::SandboxStopped);
+        Ok(removed?)
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(%error, sandbox = self.sandbox.name(), "the sandbox could not be removed");
+        }
+    }
+}
+
+/// Serves the witness on a thread of its own. Should it end early, connects fail inside; the fence stands.
+fn attend(witness: Witness) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("witness".into()).spawn(move || {
+        if let Err(error) = witness.run(None) {
+            tracing::error!(%error, "the witness has ended; direct attempts are refused without a name");
+        }
+    })
+}
+
+fn report(sandbox: &Sandbox, kind: Kind) {
+    let mut event = Event::now(kind);
+    event.sandbox = Some(sandbox.name());
+    sandbox.reporter().report(&event, Urgency::Now);
+}
+
+/// The witness' notes, as identity asks for them.
+struct Witnessed(Arc<Notes>);
+
+impl ConnectNotes for Witnessed {
+    fn find(&self, client: SocketAddr, proxy: SocketAddr) -> Option<Seen> {
+        let note = self.0.lookup_tcp(client.port(), proxy)?;
+        let process = &note.process;
+        Some(Seen {
+            pid: process.pid,
+            tid: note.tid,
+            start_time: process.start_time,
+            exe: process.exe.to_path_buf(),
+            comm: process.comm.to_string(),
+            uid: process.uid,
+            ancestors: Some(process.ancestors.iter().map(|path| path.to_path_buf()).collect()),
+        })
+    }
+}
+
+/// Variables that carry the proxy's URL, each also in lower case.
+const PROXY_VARIABLES: [&str; 6] =
+    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY", "GRPC_PROXY"];
+/// Local servers of the sandbox are reached without the proxy.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
+/// This process' environment with every variable that makes a known runtime use the proxy.
+fn environment(network: &Network, own: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let url = format!("http://{}", network.proxy_address());
+    let mut set: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    for name in PROXY_VARIABLES {
+        set.insert(name.into(), url.clone().into());
+        set.insert(name.to_ascii_lowercase().into(), url.clone().into());
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        set.insert(name.into(), NO_PROXY.into());
+    }
+    // Node ignores the others before 22.21 and 24, and obeys them only with this.
+    set.insert("NODE_USE_ENV_PROXY".into(), "1".into());
+    // What Electron's and global-agent's users set.
+    set.insert("ELECTRON_GET_USE_PROXY".into(), "1".into());
+    set.insert("GLOBAL_AGENT_HTTP_PROXY".into(), url.into());
+    set.insert("SLUICE_SANDBOX".into(), network.name().as_str().into());
+    set.extend(own);
+    set.into_iter().collect()
+}
+
+fn netlink(confinement: &Confinement) -> NetlinkAccess {
+    match confinement.netlink {
+        policy::Netlink::Route => NetlinkAccess::Route,
+        policy::Netlink::Deny => NetlinkAccess::Deny,
+        policy::Netlink::All => NetlinkAccess::All,
+    }
+}
+
+/// The file-system part of a policy as Landlock enforces it.
+fn landlock(confinement: &Confinement, directory: &Path) -> Option<LandlockPlan> {
+    let files = confinement.filesystem.as_ref()?;
+    let mut read_write = files.read_write.clone();
+    if files.include_workdir {
+        read_write.push(directory.to_owned());
+    }
+    let requirement = match confinement.landlock {
+        policy::LandlockLevel::HardRequirement => Requirement::Required,
+        policy::LandlockLevel::BestEffort => Requirement::BestEffort,
+    };
+    Some(LandlockPlan {
+        read_only: files.read_only.clone(),
+        read_write,
+        requirement,
+        ..LandlockPlan::default()
+    })
+}

@@ -1,0 +1,124 @@
+//! A sandbox as the proxy sees it, whatever kind it is: a name, a policy, limits, and how to find out who is asking.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+
+use crate::event::Reporter;
+use crate::identity::Resolver;
+use crate::limits::SandboxLimits;
+use crate::measures::SandboxMeasures;
+use crate::policy::Policy;
+
+/// One sandbox; shared by all workers.
+pub struct Sandbox {
+    name: Arc<str>,
+    policy: ArcSwap<Policy>,
+    limits: SandboxLimits,
+    resolver: Option<Arc<Resolver>>,
+    measures: SandboxMeasures,
+    reporter: Reporter,
+    connections: AtomicU32,
+}
+
+impl Sandbox {
+    /// A sandbox called `name` under `policy`. Without a `resolver` its programs are not identified.
+    pub fn new(
+        name: &str,
+        policy: Arc<Policy>,
+        limits: SandboxLimits,
+        resolver: Option<Arc<Resolver>>,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            policy: ArcSwap::new(policy),
+            limits,
+            resolver,
+            measures: SandboxMeasures::new(name),
+            reporter,
+            connections: AtomicU32::new(0),
+        }
+    }
+
+    /// Its name in events and labels.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The policy in force. One decision reads one snapshot.
+    pub fn policy_now(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Puts another policy in force: every decision after this call is made by it.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.policy.store(policy);
+    }
+
+    /// Finds out who is asking, if that is wanted and possible.
+    pub fn resolver(&self) -> Option<&Arc<Resolver>> {
+        self.resolver.as_ref()
+    }
+
+    /// Its figures.
+    pub fn measures(&self) -> &SandboxMeasures {
+        &self.measures
+    }
+
+    /// Where its events go.
+    pub fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    /// Admits one more connection, unless the sandbox has as many as it may.
+    pub fn admit(self: &Arc<Self>) -> Option<Admitted> {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        if self.limits.connections != 0 && before >= self.limits.connections {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        self.measures.connections_active.increment(1.0);
+        Some(Admitted(Arc::clone(self)))
+    }
+}
+
+/// A connection's place among those its sandbox may have; given up when dropped.
+pub struct Admitted(Arc<Sandbox>);
+
+impl Admitted {
+    /// Whose place it is.
+    pub fn sandbox(&self) -> &Arc<Sandbox> {
+        &self.0
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.measures.connections_active.decrement(1.0);
+    }
+}
+
+/// Externally managed sandboxes: known by the source address of their connections.
+pub struct Sources {
+    /// Narrowest range first.
+    ranges: Vec<(IpNet, Arc<Sandbox>)>,
+}
+
+impl Sources {
+    /// The sandboxes behind these ranges; where ranges overlap the narrower one holds.
+    pub fn new(mut ranges: Vec<(IpNet, Arc<Sandbox>)>) -> Self {
+        ranges.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len()));
+        Self { ranges }
+    }
+
+    /// The sandbox a connection from `ip` belongs to.
+    pub fn find(&self, ip: IpAddr) -> Option<&Arc<Sandbox>> {
+        let ip = ip.to_canonical();
+        self.ranges.iter().find(|(range, _)| range.contains(&ip)).map(|(_, sandbox)| sandbox)
+    }
+}

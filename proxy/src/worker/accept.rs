@@ -1,0 +1,91 @@
+//! Taking connections from a listener, without ever being stopped by a shortage.
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+
+use super::socket::{Socket, try_accept};
+use super::{Behind, Core, session};
+
+/// Connections taken before the others get their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long to wait when descriptors or memory have run out; the backlog holds the clients meanwhile.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until `stopped` resolves (its sender is dropped).
+pub(super) async fn accept(
+    core: Rc<Core>,
+    behind: Behind,
+    listener: TcpListener,
+    stopped: oneshot::Receiver<()>,
+) {
+    // Accepted sockets inherit it: one call here instead of one a connection.
+    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
+        tracing::warn!(%error, "TCP_NODELAY cannot be set on a listener");
+    }
+    let on_ring = listener.try_clone().and_then(monoio::net::TcpListener::from_std);
+    let on_ring = match on_ring {
+        Ok(on_ring) => on_ring,
+        Err(error) => return tracing::error!(%error, "a listener cannot be served"),
+    };
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        let ready = on_ring.readable(false);
+        monoio::select! {
+            _ = &mut stopped => return,
+            outcome = ready => if let Err(error) = outcome {
+                tracing::error!(%error, "a listener failed");
+                return;
+            },
+        }
+        if let Err(error) = take_some(&core, &behind, &listener) {
+            if !is_shortage(&error) {
+                tracing::error!(%error, "a listener failed");
+                return;
+            }
+            core.measures.accept_pauses.increment(1);
+            monoio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn take_some(core: &Rc<Core>, behind: &Behind, listener: &TcpListener) -> io::Result<()> {
+    for _ in 0..ACCEPTS_PER_TURN {
+        match try_accept(listener) {
+            Ok(Some((fd, peer))) => {
+                let socket = Socket::adopt(fd)?;
+                monoio::spawn(session::run(Rc::clone(core), behind.clone(), socket, peer));
+            }
+            Ok(None) => return Ok(()),
+            // The client was gone before it was taken; accept(2) also hands on pending network errors.
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+        )
+    )
+}

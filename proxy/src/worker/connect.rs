@@ -1,0 +1,121 @@
+//! CONNECT: decide, dial, answer, and raw bytes from then on; or requests, where the policy wants to judge them.
+
+use std::io;
+use std::time::Duration;
+
+use super::body::discard;
+use super::refusal::Refusal;
+use super::relay::{Flow, Patience, Vigil, pump};
+use super::report::Granted;
+use super::session::{Next, Received, Session};
+use super::socket::Side;
+use super::upstream::Upstream;
+use super::watchdog::Aim;
+use crate::destination::Destination;
+use crate::policy::{self, Ask, Protocol};
+
+/// The answer to a CONNECT that was granted: no field frames a body it does not have (RFC 9110 section 9.3.6).
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// How long a tunnel is silent before TCP asks whether the peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+impl Session {
+    /// Serves a CONNECT. A refused one ends the connection (RFC 9931).
+    pub(super) async fn connect(&mut self, mut received: Received, destination: Destination) -> Next {
+        let (upstream, granted, protocol) = match self.open(&received, &destination).await {
+            Ok(opened) => opened,
+            Err(refusal) => return self.refuse_tunnel(&destination, refusal).await,
+        };
+        if self.client.write_all(ESTABLISHED).await.is_err() {
+            return Next::Close;
+        }
+        discard(&mut received.inbox, 0..received.head.len);
+        match protocol {
+            Protocol::Raw => self.tunnel(received, &destination, upstream, &granted).await,
+            Protocol::Http => self.inspect(received, &destination, upstream).await,
+        }
+    }
+
+    /// Decides and dials.
+    async fn open(
+        &mut self,
+        received: &Received,
+        destination: &Destination,
+    ) -> Result<(Upstream, Granted, Protocol), Refusal> {
+        let policy = self.sandbox.policy_now();
+        self.identify(&policy).await;
+        let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
+        let permit = policy::decide(&policy, &ask)?;
+        let granted = Granted::of(&permit);
+        let protocol = permit.protocol();
+        self.watch.arm(Duration::ZERO, Aim::Both);
+        let upstream = self.core.dial(permit).await?;
+        self.tell_connect(destination, &upstream, &granted);
+        self.core.measures.connect_duration.record(received.at.elapsed().as_secs_f64());
+        Ok((upstream, granted, protocol))
+    }
+
+    /// Raw bytes both ways until both sides have ended or one has failed.
+    async fn tunnel(
+        &self,
+        received: Received,
+        destination: &Destination,
+        upstream: Upstream,
+        granted: &Granted,
+    ) -> Next {
+        let (up, down) = self.flows();
+        upstream.socket.keep_alive(KEEP_ALIVE);
+        self.client.keep_alive(KEEP_ALIVE);
+        let outcome = self.relay((&received.inbox, &[]), &upstream, (&up, &down)).await;
+        self.tell_closed(destination, &upstream, granted, (&up, &down), received.at, outcome.as_ref().err());
+        Next::Close
+    }
+
+    /// The relay itself. `early` is what was read of the client and of the origin before: it goes first.
+    pub(super) async fn relay(
+        &self,
+        early: (&[u8], &[u8]),
+        upstream: &Upstream,
+        flows: (&Flow, &Flow),
+    ) -> io::Result<()> {
+        let limits = &self.core.limits;
+        let patience = Patience { idle: limits.idle_tunnel, half_closed: limits.half_closed_linger };
+        let vigil = Vigil::new(&self.watch, patience);
+        self.watch.set_upstream(Some(&upstream.socket));
+        let (client, origin) = (&self.client, &upstream.socket);
+        let up = self.direction(early.0, client, origin, flows.0, &vigil);
+        let down = self.direction(early.1, origin, client, flows.1, &vigil);
+        let outcome = monoio::try_join!(up, down);
+        if outcome.is_err() {
+            // Whoever still listens learns that the rest is missing.
+            self.client.reset_on_close();
+            upstream.socket.reset_on_close();
+        }
+        self.watch.set_upstream(None);
+        outcome.map(drop)
+    }
+
+    async fn direction(
+        &self,
+        early: &[u8],
+        from: &impl Side,
+        to: &impl Side,
+        flow: &Flow,
+        vigil: &Vigil<'_>,
+    ) -> io::Result<()> {
+        if !early.is_empty() {
+            to.write_all(early).await?;
+            flow.add_copied(early.len());
+        }
+        pump(&self.core.means, from, to, flow, vigil).await
+    }
+
+    /// The two accounts of a relay: to the destination and to the client.
+    pub(super) fn flows(&self) -> (Flow, Flow) {
+        let measures = self.sandbox.measures();
+        (
+            Flow::new(measures.up_copied.clone(), measures.up_spliced.clone()),
+            Flow::new(measures.down_copied.clone(), measures.down_spliced.clone()),
+        )
+    }
+}

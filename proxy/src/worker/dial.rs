@@ -1,0 +1,50 @@
+//! From a permit to a connection: resolve, hold every address against the guard and the policy, connect to one that
+//! passed both (decision 9).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Core;
+use super::race::{interleave, race};
+use super::refusal::Refusal;
+use super::socket::Socket;
+use super::upstream::Upstream;
+use crate::destination::Host;
+use crate::policy::{AddressRule, Permit};
+
+impl Core {
+    /// Dials what the permit permits. Taking the permit by value is what makes a dial without one impossible.
+    pub(super) async fn dial(&self, permit: Permit<'_>) -> Result<Upstream, Refusal> {
+        let destination = permit.destination();
+        let rule = permit.address_rule();
+        let addresses = match &destination.host {
+            Host::Ip(ip) => self.checked(&[*ip], destination.port, &rule)?,
+            Host::Name(name) => {
+                let found = self.names.lookup(name, &self.measures).await?;
+                self.checked(&found, destination.port, &rule)?
+            }
+        };
+        let dialled = race(&addresses, |address| self.attempt(address), monoio::time::sleep).await;
+        self.measures.upstream_dialled.increment(1);
+        let (socket, address) = dialled.map_err(|error| Refusal::dial(&error))?;
+        Ok(Upstream { socket, address })
+    }
+
+    /// The addresses in the order of dialling, if all of them may be dialled. One that may not condemns the answer: a
+    /// name that leads to the outside and to the inside is how rebinding works.
+    fn checked(&self, found: &[IpAddr], port: u16, rule: &AddressRule) -> Result<Vec<SocketAddr>, Refusal> {
+        let guard = self.guard.load();
+        interleave(found)
+            .into_iter()
+            .map(|ip| Ok(guard.check(ip, port, |ip, reach| rule.admits(ip, reach))?.address()))
+            .collect()
+    }
+
+    async fn attempt(&self, address: SocketAddr) -> io::Result<Socket> {
+        let within = self.limits.dial;
+        match monoio::time::timeout(within, Socket::dial(address)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}

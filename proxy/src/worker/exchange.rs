@@ -1,0 +1,312 @@
+//! One request and its answer over one upstream connection.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::pin;
+use std::time::Instant;
+
+use super::body::{Body, BodyError, Passage, discard};
+use super::buffers::Buffer;
+use super::refusal::{Refusal, now};
+use super::relay::Flow;
+use super::report::Granted;
+use super::session::{Next, Received, Session};
+use super::socket::Side;
+use super::upstream::Upstream;
+use super::watchdog::{Aim, Cause};
+use crate::destination::Destination;
+use crate::http::chunked::Keep;
+use crate::http::framing::Framing;
+use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
+use crate::http::reject::Reject;
+use crate::http::response::{ResponseHead, ResponseReader};
+use crate::http::rewrite::{self, Downstream, towards_client};
+
+/// Why an exchange broke off.
+pub(super) enum Broken {
+    /// Before the client saw a final answer: it gets this refusal.
+    Unanswered(Refusal),
+    /// Later, or the client itself is gone: nothing can be said any more.
+    Late,
+}
+
+/// How the answer ended.
+enum Answered {
+    /// Whole; the origin's connection may serve another request, and the client's too as far as the answer goes.
+    Whole { reusable: bool, client_open: bool },
+    /// 101: raw bytes from here on.
+    Switched,
+}
+
+/// A request on its way, with the connection it goes over.
+pub(super) struct Exchange<'s> {
+    session: &'s Session,
+    destination: &'s Destination,
+    granted: Granted,
+    upstream: Upstream,
+    up: Flow,
+    down: Flow,
+}
+
+impl<'s> Exchange<'s> {
+    pub(super) fn new(
+        session: &'s Session,
+        destination: &'s Destination,
+        granted: Granted,
+        upstream: Upstream,
+    ) -> Self {
+        let (up, down) = session.flows();
+        Self { session, destination, granted, upstream, up, down }
+    }
+
+    /// Sends the request whose rewritten head is `out`, and passes the answer on. `received` holds what was read behind
+    /// the request afterwards; it is as it was when nothing was answered.
+    pub(super) async fn run(self, received: &mut Received, mut out: Buffer) -> Result<Next, Broken> {
+        let head = received.head;
+        let keep = || Nominated::of(head.connection, head.fields(&received.inbox));
+        let mut upload = Body::new(head.framing, Keep::Chunks, keep);
+        // What of the body came with the head goes out with it. The head stays in place for refusals and events.
+        let mut behind = self.session.core.means.buffers.take();
+        behind.extend_from_slice(received.inbox.get(head.len..).unwrap_or_default());
+        let early = upload.take_buffered(&mut behind, &mut out);
+        let early = early.map_err(|fault| Broken::Unanswered(fault.into()))?;
+        self.session.watch.set_upstream(Some(&self.upstream.socket));
+        self.session.watch.arm(self.session.core.limits.first_byte, Aim::Upstream);
+        // An origin that answers and closes without listening is heard all the same.
+        let sent = self.upstream.socket.write_all(&out).await.is_ok();
+        self.up.add_copied(early);
+        out.clear();
+        let mut answer = Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out };
+        let progress = Progress { begun: Cell::new(false), uploaded: Cell::new(upload.has_ended()) };
+        let answered = if upload.has_ended() || !sent {
+            answer.pass_on(&progress).await
+        } else {
+            self.both_ways(&mut answer, &mut behind, &mut upload, &progress).await
+        };
+        let Answer { inbox, .. } = answer;
+        self.session.watch.set_upstream(None);
+        let next = match answered? {
+            Answered::Switched => return Ok(self.switched(received.at, &behind, &inbox).await),
+            Answered::Whole { reusable, client_open } => {
+                let whole = upload.has_ended();
+                if reusable && whole && inbox.is_empty() {
+                    let Self { session, destination, upstream, .. } = self;
+                    session.core.upstreams.keep(&session.sandbox, destination, upstream);
+                }
+                match (client_open, whole) {
+                    (true, true) => Next::Request,
+                    (false, true) => Next::Close,
+                    (_, false) => Next::Linger,
+                }
+            }
+        };
+        received.inbox.clear();
+        received.inbox.extend_from_slice(&behind);
+        Ok(next)
+    }
+
+    /// The rest of the request's body goes up while the answer, should it come early, comes down.
+    async fn both_ways(
+        &self,
+        answer: &mut Answer<'_, '_>,
+        behind: &mut Buffer,
+        upload: &mut Body,
+        progress: &Progress,
+    ) -> Result<Answered, Broken> {
+        let passage = self.passage(&self.up);
+        let mut up = pin!(passage.carry(&self.session.client, &self.upstream.socket, behind, upload));
+        let mut down = pin!(answer.pass_on(progress));
+        monoio::select! {
+            uploaded = &mut up => match uploaded {
+                Ok(()) => {
+                    progress.uploaded.set(true);
+                    if !progress.begun.get() {
+                        self.session.watch.arm(self.session.core.limits.first_byte, Aim::Upstream);
+                    }
+                }
+                Err(BodyError::Fault(fault)) if !progress.begun.get() => {
+                    return Err(Broken::Unanswered(fault.into()));
+                }
+                Err(BodyError::Fault(_)) => return Err(Broken::Late),
+                Err(BodyError::Cut(_)) if self.session.watch.cause().is_some() && !progress.begun.get() => {
+                    return Err(Broken::Unanswered(Reject::BodyTimeout.into()));
+                }
+                Err(BodyError::Cut(_)) => return Err(Broken::Late),
+                // The origin no longer listens; it may have said why.
+                Err(BodyError::Unwanted(_)) => {}
+            },
+            answered = &mut down => return answered,
+        }
+        down.await
+    }
+
+    /// After 101: the two sockets are a tunnel, what was read of either behind its head included.
+    async fn switched(self, began: Instant, from_client: &[u8], from_origin: &[u8]) -> Next {
+        let early = (from_client, from_origin);
+        let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down)).await;
+        let flows = (&self.up, &self.down);
+        self.session.tell_closed(
+            self.destination,
+            &self.upstream,
+            &self.granted,
+            flows,
+            began,
+            outcome.as_ref().err(),
+        );
+        Next::Close
+    }
+
+    fn passage<'a>(&'a self, flow: &'a Flow) -> Passage<'a> {
+        Passage {
+            means: &self.session.core.means,
+            flow,
+            watch: &self.session.watch,
+            patience: self.session.core.limits.idle_tunnel,
+        }
+    }
+
+    /// Nothing came of it: the origin closed or failed, or took too long.
+    fn unanswered(&self, error: Option<io::Error>) -> Broken {
+        let reject = match self.session.watch.cause() {
+            Some(Cause::Expired) => Reject::OriginTimeout,
+            Some(_) => return Broken::Late,
+            None => Reject::OriginClosed,
+        };
+        let mut refusal = Refusal::from(reject);
+        refusal.detail = error.map(|error| error.to_string());
+        Broken::Unanswered(refusal)
+    }
+}
+
+/// How far an exchange has come, for the two halves that run at once.
+struct Progress {
+    /// The client has seen a byte of the final answer.
+    begun: Cell<bool>,
+    /// The request has been sent to its end.
+    uploaded: Cell<bool>,
+}
+
+/// The origin's answer on its way to the client.
+struct Answer<'e, 's> {
+    exchange: &'e Exchange<'s>,
+    head: &'e RequestHead,
+    /// The octets of the request's head.
+    request: &'e [u8],
+    /// What was read of the origin and not yet used.
+    inbox: Buffer,
+}
+
+impl Answer<'_, '_> {
+    /// Interim answers, then the final one to its end.
+    async fn pass_on(&mut self, progress: &Progress) -> Result<Answered, Broken> {
+        let mut reader = ResponseReader::new(self.exchange.session.core.head_limits());
+        loop {
+            let response = self.read_head(&mut reader).await?;
+            if response.status == 101 {
+                return self.switch(&response).await;
+            }
+            if !response.is_interim() {
+                return self.finish(&response, progress).await;
+            }
+            // RFC 9110 section 15.2: not to a client that cannot know it.
+            if self.head.version == Version::Http11 {
+                self.write_head(&response, Framing::None, false, None).await?;
+            }
+            discard(&mut self.inbox, 0..response.len);
+        }
+    }
+
+    async fn read_head(&mut self, reader: &mut ResponseReader) -> Result<ResponseHead, Broken> {
+        let Exchange { session, upstream, .. } = self.exchange;
+        loop {
+            if !self.inbox.is_empty() {
+                let read = reader.read(&self.inbox);
+                if let Some(head) =
+                    read.map_err(|fault| Broken::Unanswered(Reject::Response(fault).into()))?
+                {
+                    return Ok(head);
+                }
+            }
+            if let Err(error) = upstream.socket.readable().await {
+                return Err(self.exchange.unanswered(Some(error)));
+            }
+            let mut scratch = session.core.means.scratch.borrow_mut();
+            match upstream.socket.try_read(&mut scratch) {
+                Ok(Some(0)) => return Err(self.exchange.unanswered(None)),
+                Ok(Some(count)) => self.inbox.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+                Ok(None) => {}
+                Err(error) => return Err(self.exchange.unanswered(Some(error))),
+            }
+        }
+    }
+
+    /// 101, if the client asked for it.
+    async fn switch(&mut self, response: &ResponseHead) -> Result<Answered, Broken> {
+        if self.head.upgrade == Upgrade::None {
+            return Err(Broken::Unanswered(Reject::UnaskedUpgrade.into()));
+        }
+        self.tell(response.status);
+        self.write_head(response, Framing::None, false, None).await?;
+        discard(&mut self.inbox, 0..response.len);
+        Ok(Answered::Switched)
+    }
+
+    /// The final answer. Its head goes out together with what of its body is there.
+    async fn finish(&mut self, response: &ResponseHead, progress: &Progress) -> Result<Answered, Broken> {
+        let exchange = self.exchange;
+        let framing = response.framing(self.head.method);
+        let onward = towards_client(framing, self.head.version);
+        let keep = if onward == Framing::Chunked { Keep::Chunks } else { Keep::Data };
+        let nominated = || Nominated::of(response.connection, response.fields(&self.inbox));
+        let mut body = Body::new(framing, keep, nominated);
+        let client_open =
+            self.head.is_persistent() && onward != Framing::UntilClose && progress.uploaded.get();
+        progress.begun.set(true);
+        self.tell(response.status);
+        let early = self.write_head(response, onward, !client_open, Some(&mut body)).await;
+        if let Ok(count) = &early {
+            exchange.down.add_copied(*count);
+        }
+        early?;
+        let (origin, client) = (&exchange.upstream.socket, &exchange.session.client);
+        let carried =
+            exchange.passage(&exchange.down).carry(origin, client, &mut self.inbox, &mut body).await;
+        if carried.is_err() {
+            // A client that waits for the end by our close must not take a cut answer for a whole one.
+            client.reset_on_close();
+            return Err(Broken::Late);
+        }
+        let reusable = framing != Framing::UntilClose && response.is_persistent(self.head.method);
+        Ok(Answered::Whole { reusable, client_open })
+    }
+
+    /// Writes a head to the client, and with it the part of `body` that is there. Says how much of the body that was.
+    async fn write_head(
+        &mut self,
+        response: &ResponseHead,
+        framing: Framing,
+        close: bool,
+        body: Option<&mut Body>,
+    ) -> Result<usize, Broken> {
+        let core = &self.exchange.session.core;
+        let mut out = core.means.buffers.take();
+        let how = Downstream { framing, close, via: Some(&core.pseudonym), date: now() };
+        rewrite::response(&mut out, response, &self.inbox, &how);
+        let mut early = Ok(0);
+        if let Some(body) = body {
+            discard(&mut self.inbox, 0..response.len);
+            early = body.take_buffered(&mut self.inbox, &mut out);
+        }
+        let client = &self.exchange.session.client;
+        client.write_all(&out).await.map_err(|_| Broken::Late)?;
+        early.map_err(|_| {
+            client.reset_on_close();
+            Broken::Late
+        })
+    }
+
+    fn tell(&self, status: u16) {
+        let Exchange { session, destination, upstream, granted, .. } = self.exchange;
+        session.tell_request(destination, upstream, granted, (self.head, self.request), status);
+    }
+}

@@ -1,0 +1,155 @@
+//! Requests: the forward proxy and the inspected tunnel, which are one engine.
+//!
+//! A request goes to its origin in origin-form with our `Via`; bodies stream both ways at once; interim answers are passed
+//! on and never taken for the final one; after 101 the two sockets are a tunnel. What was read behind a body is the next
+//! request and is judged on its own.
+
+use super::body::discard;
+use super::buffers::Buffer;
+use super::exchange::{Broken, Exchange};
+use super::refusal::Refusal;
+use super::report::Granted;
+use super::session::{Next, Received, Session};
+use super::upstream::Upstream;
+use crate::destination::Destination;
+use crate::http::fault::Fault;
+use crate::http::head::RequestReader;
+use crate::http::reject::Reject;
+use crate::http::rewrite;
+use crate::http::target::{self, Path, Scheme, Target};
+use crate::policy::{self, Ask, Permit, Policy, Request};
+
+/// Where the requests of a connection go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Wherever each one says.
+    Anywhere,
+    /// To the tunnel's destination.
+    Tunnel,
+}
+
+impl Session {
+    /// Serves the requests inside a tunnel whose policy judges them; the first one over the connection that was dialled
+    /// for it.
+    pub(super) async fn inspect(
+        &mut self,
+        tunnel: Received,
+        destination: &Destination,
+        upstream: Upstream,
+    ) -> Next {
+        self.core.upstreams.keep(&self.sandbox, destination, upstream);
+        let mut inbox = Some(tunnel.inbox);
+        let mut reader = RequestReader::new(self.core.head_limits());
+        loop {
+            let received = match self.read_head(&mut reader, &mut inbox).await {
+                Ok(Some(received)) => received,
+                Ok(None) => return Next::Close,
+                Err(refusal) => {
+                    let refusal = not_http(refusal);
+                    self.refuse_request(Some(destination), None, refusal).await;
+                    return Next::Linger;
+                }
+            };
+            let (next, rest) = self.serve_request(received, destination, Route::Tunnel).await;
+            if next != Next::Request {
+                return next;
+            }
+            inbox = rest;
+        }
+    }
+
+    /// Decides on one request and carries it out. The buffer that comes back holds what was read behind it.
+    pub(super) async fn serve_request(
+        &mut self,
+        mut received: Received,
+        destination: &Destination,
+        route: Route,
+    ) -> (Next, Option<Buffer>) {
+        match self.try_request(&mut received, destination, route).await {
+            Ok(next) => (next, Some(received.inbox).filter(|_| next == Next::Request)),
+            Err(refusal) => {
+                let request = Some((&received.head, received.inbox.as_slice()));
+                let next = self.refuse_request(Some(destination), request, refusal).await;
+                if next == Next::Request {
+                    discard(&mut received.inbox, 0..received.head.len);
+                }
+                (next, Some(received.inbox).filter(|_| next == Next::Request))
+            }
+        }
+    }
+
+    async fn try_request(
+        &mut self,
+        received: &mut Received,
+        destination: &Destination,
+        route: Route,
+    ) -> Result<Next, Refusal> {
+        let policy = self.sandbox.policy_now();
+        self.identify(&policy).await;
+        let may_repeat = received.head.method.is_idempotent() && received.head.framing.is_empty();
+        let mut fresh = false;
+        loop {
+            let (permit, head) = self.judge(received, destination, &policy, route)?;
+            let granted = Granted::of(&permit);
+            let kept = if fresh { None } else { self.core.upstreams.take(&self.sandbox, destination) };
+            let reused = kept.is_some();
+            let upstream = match kept {
+                Some(upstream) => {
+                    self.core.measures.upstream_reused.increment(1);
+                    upstream
+                }
+                None => self.core.dial(permit).await?,
+            };
+            let exchange = Exchange::new(self, destination, granted, upstream);
+            match exchange.run(received, head).await {
+                Ok(next) => return Ok(next),
+                // The origin had closed the connection we kept: nothing was answered, so asking anew is safe.
+                Err(Broken::Unanswered(_)) if reused && may_repeat => fresh = true,
+                Err(Broken::Unanswered(refusal)) => return Err(refusal),
+                Err(Broken::Late) => return Ok(Next::Close),
+            }
+        }
+    }
+
+    /// The decision, and the head the origin gets.
+    fn judge<'a>(
+        &'a self,
+        received: &'a Received,
+        destination: &'a Destination,
+        policy: &'a Policy,
+        route: Route,
+    ) -> Result<(Permit<'a>, Buffer), Refusal> {
+        let (head, octets) = (&received.head, received.inbox.as_slice());
+        let path = match route {
+            Route::Tunnel => target::in_tunnel(head, octets, destination, Scheme::Http)?,
+            Route::Anywhere => match target::on_proxy(head, octets)? {
+                Target::Forward(_, path) => path,
+                Target::Tunnel(_) => return Err(Fault::NestedConnect.into()),
+            },
+        };
+        let request = Request { method: head.method_name(octets), path: path.path, query: path.query };
+        let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Request(request) };
+        let permit = policy::decide(policy, &ask)?;
+        let mut out = self.core.means.buffers.take();
+        let how = rewrite::Upstream {
+            destination,
+            default_port: target::HTTP_PORT,
+            path: Path { path: permit.rewritten_path().unwrap_or(path.path), query: path.query },
+            via: Some(&self.core.pseudonym),
+            upgrade: true,
+            close: false,
+        };
+        rewrite::request(&mut out, head, octets, &how).map_err(Reject::from)?;
+        Ok((permit, out))
+    }
+}
+
+/// In a tunnel that was to hold HTTP, whatever does not begin as a request is not HTTP at all.
+fn not_http(refusal: Refusal) -> Refusal {
+    match refusal.reject {
+        Reject::Request(
+            Fault::Tls | Fault::ControlOctet | Fault::Method | Fault::RequestLine | Fault::Version,
+        ) => Reject::NotHttp.into(),
+        _ => refusal,
+    }
+}

@@ -1,0 +1,313 @@
+//! The data plane: one pinned thread per core with a ring of its own; nothing on the path is shared or locked
+//! (decision 1).
+//!
+//! The life of a connection: `accept.rs` takes it from a sandbox's listener and knows by that which sandbox is asking;
+//! `session.rs` reads heads and asks who (`who.rs`) and whether (`policy::decide`); `dial.rs` resolves, checks every
+//! address and connects, the worker's cache and the control plane helping; `connect.rs` answers a CONNECT and hands the
+//! two sockets to `relay.rs`; `forward.rs` passes requests on over pooled upstream connections (`upstream.rs`).
+//! `watchdog.rs` ends what takes too long, `mailbox.rs` is how the other threads reach a worker.
+
+mod accept;
+mod body;
+mod buffers;
+mod connect;
+mod dial;
+mod exchange;
+mod forward;
+mod mailbox;
+mod names;
+mod pending;
+mod pipes;
+mod race;
+mod refusal;
+mod relay;
+mod report;
+mod session;
+mod socket;
+mod upstream;
+mod watchdog;
+mod who;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use monoio::time::TimeDriver;
+use monoio::{IoUringDriver, RuntimeBuilder};
+
+use crate::address::Guard;
+use crate::control::names::{Answer, Names};
+use crate::http::limits::HeadLimits;
+use crate::http::rewrite::Pseudonym;
+use crate::identity::{Identity, Scanner};
+use crate::limits::Limits;
+use crate::measures::WorkerMeasures;
+use crate::sandbox::{Sandbox, Sources};
+use mailbox::{Mailbox, Sender};
+use pending::Pending;
+use watchdog::{Cause, SWEEP_EVERY, Watchdog};
+
+/// Entries of a worker's submission queue; completions get twice as many.
+const RING_ENTRIES: u32 = 4096;
+
+/// Pipes of one worker: 64 MiB of kernel memory when all are full. Bulk beyond that is copied.
+const PIPES_MAX: usize = 256;
+/// How long connections may take to say their last when the worker stops.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// A ring as the workers build it: only its own thread submits, and completions are taken when that thread asks for
+/// them. A third cheaper than the default ring (FACTS.md).
+pub(crate) fn ring() -> io_uring::Builder {
+    let mut builder = io_uring::IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun();
+    builder
+}
+
+/// Who is behind the connections of a listener.
+#[derive(Clone)]
+pub enum Behind {
+    /// One sandbox: the listener was made inside it.
+    Sandbox(Arc<Sandbox>),
+    /// Whoever the source address says: the host's listener.
+    Sources(Arc<Sources>),
+}
+
+/// What other threads tell a worker.
+pub(crate) enum Message {
+    /// Accept on this socket from now on.
+    Serve(Behind, TcpListener),
+    /// Stop accepting for the sandbox and end its connections.
+    Forget(Arc<Sandbox>),
+    /// The answer to a question about a name.
+    Resolved(Box<str>, Answer),
+    /// The answer to a question about a client.
+    Identified(u64, Arc<Identity>),
+    /// End everything and the thread.
+    Stop,
+}
+
+/// What a worker needs to begin.
+pub struct Settings {
+    /// Its number; names the thread.
+    pub index: usize,
+    /// The core it is pinned to.
+    pub core: Option<usize>,
+    /// The namespace it dials from; its parent's when absent.
+    pub dial_from: Option<OwnedFd>,
+    /// Bounds and time-outs.
+    pub limits: Arc<Limits>,
+    /// Where names are asked for.
+    pub names: Names,
+    /// What stands in front of every dial.
+    pub guard: Arc<ArcSwap<Guard>>,
+    /// How this proxy calls itself in `Via`: a request that carries it has been here.
+    pub pseudonym: Pseudonym,
+    /// Where `/proc` is read at length.
+    pub scanner: Arc<Scanner>,
+}
+
+/// A running worker.
+pub struct Worker {
+    sender: Sender,
+    thread: Option<JoinHandle<()>>,
+    beat: Arc<AtomicU64>,
+}
+
+impl Worker {
+    /// Starts the thread; returns when its ring is made.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let (sender, mailbox) = mailbox::mailbox()?;
+        let beat = Arc::new(AtomicU64::new(0));
+        let (started, outcome) = std::sync::mpsc::channel();
+        let (own_sender, own_beat) = (sender.clone(), Arc::clone(&beat));
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{}", settings.index))
+            .spawn(move || run(settings, mailbox, own_sender, own_beat, &started))?;
+        outcome.recv().map_err(|_| io::Error::other("the worker died at its start"))??;
+        Ok(Self { sender, thread: Some(thread), beat })
+    }
+
+    /// Accepts on `listener` for whoever is behind it.
+    pub fn serve(&self, behind: Behind, listener: TcpListener) {
+        self.sender.send(Message::Serve(behind, listener));
+    }
+
+    /// Stops accepting for `sandbox` and ends its connections.
+    pub fn forget(&self, sandbox: &Arc<Sandbox>) {
+        self.sender.send(Message::Forget(Arc::clone(sandbox)));
+    }
+
+    /// Whether the thread is alive. A worker never ends by itself; one that did has panicked.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// How often the worker has swept, four times a second: a figure that stands still is a worker that does.
+    pub fn beats(&self) -> u64 {
+        self.beat.load(Ordering::Relaxed)
+    }
+
+    /// Ends every connection and the thread.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.sender.send(Message::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a worker panicked");
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the tasks of one worker share.
+pub(crate) struct Core {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) guard: Arc<ArcSwap<Guard>>,
+    pub(crate) pseudonym: Pseudonym,
+    pub(crate) scanner: Arc<Scanner>,
+    pub(crate) measures: WorkerMeasures,
+    pub(crate) means: relay::Means,
+    pub(crate) watchdog: Watchdog,
+    pub(crate) names: names::NameCache,
+    pub(crate) upstreams: upstream::Upstreams,
+    pub(crate) scans: Pending<Arc<Identity>>,
+    pub(crate) sender: Sender,
+    /// Ends the accept loops of a sandbox when dropped.
+    accepting: RefCell<HashMap<*const Sandbox, Vec<futures_channel::oneshot::Sender<()>>>>,
+    stopping: Cell<bool>,
+}
+
+fn run(
+    settings: Settings,
+    mailbox: Mailbox,
+    sender: Sender,
+    beat: Arc<AtomicU64>,
+    started: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
+    let made = prepare(&settings).and_then(|()| {
+        let mut uring = ring();
+        uring.setup_cqsize(RING_ENTRIES * 2);
+        let builder: RuntimeBuilder<IoUringDriver> = RuntimeBuilder::new();
+        builder.uring_builder(uring).with_entries(RING_ENTRIES).enable_timer().build()
+    });
+    let mut runtime: monoio::Runtime<TimeDriver<IoUringDriver>> = match made {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    let core = Rc::new(Core {
+        measures: WorkerMeasures::new(),
+        means: relay::Means::new(PIPES_MAX),
+        watchdog: Watchdog::new(),
+        names: names::NameCache::new(settings.names, sender.clone()),
+        upstreams: upstream::Upstreams::new(Arc::clone(&settings.limits)),
+        scans: Pending::default(),
+        limits: settings.limits,
+        guard: settings.guard,
+        pseudonym: settings.pseudonym,
+        scanner: settings.scanner,
+        sender,
+        accepting: RefCell::default(),
+        stopping: Cell::new(false),
+    });
+    drop(started.send(Ok(())));
+    runtime.block_on(core.live(mailbox, beat));
+}
+
+fn prepare(settings: &Settings) -> io::Result<()> {
+    if let Some(namespace) = &settings.dial_from {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    }
+    if let Some(core) = settings.core {
+        let mut set = nix::sched::CpuSet::new();
+        set.set(core)?;
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
+    }
+    Ok(())
+}
+
+impl Core {
+    /// The bounds on a head, as HTTP wants them.
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        HeadLimits {
+            head_octets_max: self.limits.head_bytes,
+            fields_max: self.limits.head_count,
+            ..HeadLimits::default()
+        }
+    }
+
+    /// Takes mail until told to stop, then waits for the connections to say their last.
+    async fn live(self: Rc<Self>, mailbox: Mailbox, beat: Arc<AtomicU64>) {
+        monoio::spawn(Rc::clone(&self).keep_time(beat));
+        let ring = match mailbox.on_ring() {
+            Ok(ring) => ring,
+            Err(error) => return tracing::error!(%error, "a worker cannot hear"),
+        };
+        let mut mail = Vec::new();
+        while !self.stopping.get() {
+            if let Err(error) = mailbox.receive(&ring, &mut mail).await {
+                return tracing::error!(%error, "a worker can no longer hear");
+            }
+            for message in mail.drain(..) {
+                self.take(message);
+            }
+        }
+        let began = Instant::now();
+        while self.watchdog.alive() > 0 && began.elapsed() < DRAIN {
+            monoio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn take(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Serve(behind, listener) => self.serve(behind, listener),
+            Message::Forget(sandbox) => {
+                self.accepting.borrow_mut().remove(&Arc::as_ptr(&sandbox));
+                self.watchdog.stop_all(Some(Arc::as_ptr(&sandbox)), Cause::Stopping);
+                self.upstreams.forget(&sandbox);
+            }
+            Message::Resolved(name, answer) => self.names.answered(name, answer),
+            Message::Identified(ticket, identity) => self.scans.answer(ticket, identity),
+            Message::Stop => {
+                self.stopping.set(true);
+                self.accepting.borrow_mut().clear();
+                self.watchdog.stop_all::<Sandbox>(None, Cause::Stopping);
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, behind: Behind, listener: TcpListener) {
+        let (stop, stopped) = futures_channel::oneshot::channel();
+        let key = match &behind {
+            Behind::Sandbox(sandbox) => Arc::as_ptr(sandbox),
+            Behind::Sources(_) => std::ptr::null(),
+        };
+        self.accepting.borrow_mut().entry(key).or_default().push(stop);
+        monoio::spawn(accept::accept(Rc::clone(self), behind, listener, stopped));
+    }
+
+    async fn keep_time(self: Rc<Self>, beat: Arc<AtomicU64>) {
+        loop {
+            self.watchdog.sweep();
+            self.upstreams.sweep();
+            beat.fetch_add(1, Ordering::Relaxed);
+            monoio::time::sleep(SWEEP_EVERY).await;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Saying no: what the client is told, and what the operator.
+
+use std::io;
+
+use super::session::{Next, Session};
+use super::socket::{Side, Socket};
+use crate::address::Refused;
+use crate::control::names::NameError;
+use crate::destination::Destination;
+use crate::http::answer::{self, Details};
+use crate::http::date::HttpDate;
+use crate::http::fault::Fault;
+use crate::http::head::{Method, RequestHead};
+use crate::http::reject::Reject;
+use crate::policy::{self, Deny};
+
+/// A refusal: what it is, and what is known beyond that.
+pub(super) struct Refusal {
+    pub(super) reject: Reject,
+    /// The policy's own account, when it was the policy.
+    pub(super) deny: Option<Box<Deny>>,
+    /// Free words on the cause, for events.
+    pub(super) detail: Option<String>,
+}
+
+impl From<Reject> for Refusal {
+    fn from(reject: Reject) -> Self {
+        Self { reject, deny: None, detail: None }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Reject::Request(fault).into()
+    }
+}
+
+impl From<Box<Deny>> for Refusal {
+    fn from(deny: Box<Deny>) -> Self {
+        Self { reject: Reject::Denied(deny.reason.as_str()), deny: Some(deny), detail: None }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Reject::from(refused).into()
+    }
+}
+
+impl From<NameError> for Refusal {
+    fn from(error: NameError) -> Self {
+        let reject = match error {
+            NameError::NotFound => Reject::NameNotFound,
+            NameError::Timeout => Reject::NameTimeout,
+            NameError::Failed(_) => Reject::NameFailed,
+        };
+        Self { reject, deny: None, detail: Some(error.to_string()) }
+    }
+}
+
+impl Refusal {
+    /// Of a dial that failed.
+    pub(super) fn dial(error: &io::Error) -> Self {
+        let reject = match error.kind() {
+            io::ErrorKind::ConnectionRefused => Reject::DialRefused,
+            io::ErrorKind::TimedOut => Reject::DialTimeout,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Reject::DialUnreachable,
+            _ => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
+                    Reject::Exhausted
+                }
+                _ => Reject::DialFailed,
+            },
+        };
+        Self { reject, deny: None, detail: Some(error.to_string()) }
+    }
+
+    /// What the client may do about it.
+    fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
+        if let Some(deny) = &self.deny {
+            return Some(policy::hint(deny, None));
+        }
+        let destination = destination.map(ToString::to_string).unwrap_or_default();
+        let exe = session.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
+        match self.reject {
+            Reject::Address(class) => Some(format!(
+                "{destination} is {}, which the address guard refuses; retrying will not help; only the operator can \
+                 permit it",
+                class.label()
+            )),
+            Reject::NotHttp => Some(format!(
+                "the policy judges requests to {destination} and found no HTTP/1.1 in the tunnel; {exe} must speak \
+                 plain HTTP there, or the operator must drop `protocol` from the endpoint"
+            )),
+            Reject::NameNotFound => Some("check the spelling of the host name; the policy allows it".into()),
+            _ => None,
+        }
+    }
+}
+
+impl Session {
+    /// Refuses a CONNECT, which always ends the connection (RFC 9931).
+    pub(super) async fn refuse_tunnel(&self, destination: &Destination, refusal: Refusal) -> Next {
+        self.refuse(Some(destination), Some((Method::Connect, None)), &refusal).await;
+        Next::Linger
+    }
+
+    /// Refuses a request. Says whether another may follow.
+    pub(super) async fn refuse_request(
+        &self,
+        destination: Option<&Destination>,
+        request: Option<(&RequestHead, &[u8])>,
+        refusal: Refusal,
+    ) -> Next {
+        // A body that nobody reads would be taken for the next request.
+        let whole = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        let closes = self
+            .refuse(destination, request.map(|(head, octets)| (head.method, Some((head, octets)))), &refusal)
+            .await;
+        if closes || !whole { Next::Linger } else { Next::Request }
+    }
+
+    async fn refuse(
+        &self,
+        destination: Option<&Destination>,
+        request: Option<(Method, Option<(&RequestHead, &[u8])>)>,
+        refusal: &Refusal,
+    ) -> bool {
+        let hint = refusal.hint(self, destination);
+        let (method, head) = (request.map(|(method, _)| method), request.and_then(|(_, head)| head));
+        self.tell_refused(destination, method, head, refusal, hint.as_deref());
+        let mut out = self.core.means.buffers.take();
+        let method = request.map(|(method, _)| method);
+        let persistent = request
+            .and_then(|(_, head)| head)
+            .is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        let shown = destination.map(ToString::to_string);
+        let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
+            answer::write_options(&mut out, now(), !persistent);
+            !persistent
+        } else {
+            let details = Details {
+                sandbox: Some(self.sandbox.name()),
+                binary: self.caller.as_ref().and_then(super::who::Caller::exe),
+                destination: shown.as_deref(),
+                hint: hint.as_deref(),
+            };
+            answer::write(&mut out, refusal.reject, method, &details, now(), !persistent)
+        };
+        self.client.write_all(&out).await.is_err() || closes
+    }
+}
+
+/// Refuses a connection that belongs to no session, as far as the socket takes the answer at once.
+pub(super) fn turn_away(client: &Socket, reject: Reject) {
+    let mut out = Vec::new();
+    answer::write(&mut out, reject, None, &Details::default(), now(), true);
+    let _ = client.try_write(&out);
+}
+
+/// Now, to the second.
+pub(super) fn now() -> HttpDate {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    HttpDate::from_unix(since.as_secs())
+}

@@ -1,0 +1,224 @@
+//! Raw bytes both ways, for as long as it takes: the adaptive relay of decision 2.
+//!
+//! A direction waits until its source is readable, reads into the worker's scratch and writes on. A read that fills half
+//! the scratch is bulk: from then on the bytes move socket → pipe → socket by splice(2) and never enter this process,
+//! until a trickle shows that the bulk is over. While a direction waits it holds neither buffer nor pipe.
+//! Work per turn is bounded, so that a bulk tunnel cannot hold the core against its neighbours.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+
+use super::buffers::Buffers;
+use super::pipes::{PIPE_OCTETS, Pipe, Pipes};
+use super::socket::Side;
+use super::watchdog::{Aim, Watch};
+
+/// Octets one read into the shared scratch may take.
+pub(crate) const SCRATCH_OCTETS: usize = 64 << 10;
+/// A read this large means bulk (FACTS.md, relay engines).
+const BULK_OCTETS: usize = 32 << 10;
+/// A splice this small, [`TRICKLES_MAX`] times in a row, means that the bulk is over.
+const TRICKLE_OCTETS: usize = 4 << 10;
+const TRICKLES_MAX: u8 = 8;
+/// Splices before the others get their turn: 1 MiB at most.
+const SPLICES_PER_TURN: usize = 4;
+
+/// What relaying borrows from its worker.
+#[derive(Clone)]
+pub(crate) struct Means {
+    /// Read target shared by all connections of the worker; never held across a wait.
+    pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) pipes: Pipes,
+    pub(crate) buffers: Buffers,
+}
+
+impl Means {
+    pub(crate) fn new(pipes_max: usize) -> Self {
+        Self {
+            scratch: Rc::new(RefCell::new(vec![0; SCRATCH_OCTETS].into_boxed_slice())),
+            pipes: Pipes::new(pipes_max),
+            buffers: Buffers::default(),
+        }
+    }
+}
+
+/// The account of one direction.
+pub(crate) struct Flow {
+    octets: Cell<u64>,
+    copied: metrics::Counter,
+    spliced: metrics::Counter,
+}
+
+impl Flow {
+    pub(crate) fn new(copied: metrics::Counter, spliced: metrics::Counter) -> Self {
+        Self { octets: Cell::new(0), copied, spliced }
+    }
+
+    /// Octets written to the other side so far.
+    pub(crate) fn octets(&self) -> u64 {
+        self.octets.get()
+    }
+
+    /// Counts octets that went through this process' memory.
+    pub(crate) fn add_copied(&self, count: usize) {
+        self.octets.set(self.octets.get().saturating_add(count as u64));
+        self.copied.increment(count as u64);
+    }
+
+    fn add_spliced(&self, count: usize) {
+        self.octets.set(self.octets.get().saturating_add(count as u64));
+        self.spliced.increment(count as u64);
+    }
+}
+
+/// How long silence may last.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// Neither side says anything.
+    pub(crate) idle: Duration,
+    /// One side has said its last, the other is silent.
+    pub(crate) half_closed: Duration,
+}
+
+/// The watch of a tunnel, shared by its two directions.
+pub(crate) struct Vigil<'a> {
+    pub(crate) watch: &'a Watch,
+    pub(crate) patience: Patience,
+    half_closed: Cell<bool>,
+}
+
+impl<'a> Vigil<'a> {
+    pub(crate) fn new(watch: &'a Watch, patience: Patience) -> Self {
+        let vigil = Self { watch, patience, half_closed: Cell::new(false) };
+        vigil.touch();
+        vigil
+    }
+
+    /// Something moved: the time starts anew.
+    pub(crate) fn touch(&self) {
+        let within = if self.half_closed.get() { self.patience.half_closed } else { self.patience.idle };
+        self.watch.arm(within, Aim::Both);
+    }
+
+    fn half_close(&self) {
+        self.half_closed.set(true);
+        self.touch();
+    }
+}
+
+/// How a direction moves its bytes.
+#[derive(Clone, Copy)]
+enum Gear {
+    Copy,
+    /// By splice; so many small ones in a row.
+    Splice(u8),
+}
+
+/// Moves bytes from `from` to `to` until `from` ends, then says so to `to`. An error ends the tunnel; what was read is
+/// written first.
+pub(crate) async fn pump(
+    means: &Means,
+    from: &impl Side,
+    to: &impl Side,
+    flow: &Flow,
+    vigil: &Vigil<'_>,
+) -> io::Result<()> {
+    let mut gear = Gear::Copy;
+    loop {
+        from.readable().await?;
+        vigil.touch();
+        let ended = match (gear, from.raw(), to.raw()) {
+            (Gear::Splice(trickles), Some(source), Some(sink)) => match means.pipes.take() {
+                Some(pipe) => splice_turn(pipe, source, (to, sink), flow, trickles, &mut gear).await?,
+                None => copy_turn(means, from, to, flow, &mut gear).await?,
+            },
+            _ => copy_turn(means, from, to, flow, &mut gear).await?,
+        };
+        if ended {
+            vigil.half_close();
+            // The peer may be gone already; its own direction finds out.
+            let _ = to.shutdown_write();
+            return Ok(());
+        }
+    }
+}
+
+/// One read into the scratch and its write. True at the end of the stream.
+async fn copy_turn(
+    means: &Means,
+    from: &impl Side,
+    to: &impl Side,
+    flow: &Flow,
+    gear: &mut Gear,
+) -> io::Result<bool> {
+    let left = {
+        let mut scratch = means.scratch.borrow_mut();
+        let Some(count) = from.try_read(&mut scratch)? else { return Ok(false) };
+        if count == 0 {
+            return Ok(true);
+        }
+        *gear = if count >= BULK_OCTETS { Gear::Splice(0) } else { Gear::Copy };
+        flow.add_copied(count);
+        let read = scratch.get(..count).unwrap_or_default();
+        let written = to.try_write(read)?.unwrap_or(0);
+        if written == count {
+            return Ok(false);
+        }
+        let mut left = means.buffers.take();
+        left.extend_from_slice(read.get(written..).unwrap_or_default());
+        left
+    };
+    to.write_all(&left).await?;
+    Ok(false)
+}
+
+/// A few splices into the pipe and out of it, until the source has nothing more. True at the end of the stream.
+async fn splice_turn(
+    pipe: Pipe,
+    source: BorrowedFd<'_>,
+    (to, sink): (&impl Side, BorrowedFd<'_>),
+    flow: &Flow,
+    mut trickles: u8,
+    gear: &mut Gear,
+) -> io::Result<bool> {
+    let mut ended = false;
+    for _ in 0..SPLICES_PER_TURN {
+        let Some(taken) = move_some(source, pipe.write.as_fd(), PIPE_OCTETS)? else { break };
+        ended = taken == 0;
+        let mut left = taken;
+        while left > 0 {
+            match move_some(pipe.read.as_fd(), sink, left)? {
+                Some(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Some(count) => left = left.saturating_sub(count),
+                None => to.writable().await?,
+            }
+        }
+        flow.add_spliced(taken);
+        trickles = if taken <= TRICKLE_OCTETS { trickles + 1 } else { 0 };
+        if taken < BULK_OCTETS {
+            break;
+        }
+    }
+    *gear = if trickles < TRICKLES_MAX { Gear::Splice(trickles) } else { Gear::Copy };
+    pipe.put_back();
+    Ok(ended)
+}
+
+/// One non-blocking splice: `None` when it would have to wait.
+fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<Option<usize>> {
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    loop {
+        match splice(from, None, to, None, most, flags) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What a session reports: one event per decision, one at the end of a tunnel.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::refusal::Refusal;
+use super::relay::Flow;
+use super::session::Session;
+use super::upstream::Upstream;
+use crate::destination::{Destination, Host};
+use crate::event::journal::Urgency;
+use crate::event::{Action, Event, Kind, Via};
+use crate::http::head::{Method, RequestHead};
+use crate::http::reject::Blame;
+use crate::measures::Counted;
+use crate::policy::{Endpoint, Permit};
+
+/// What of a permit is left to tell when it has been spent on a dial.
+pub(super) struct Granted {
+    endpoint: Option<Arc<Endpoint>>,
+    /// Why it would have been refused, if only an audit let it pass.
+    audited: Option<&'static str>,
+}
+
+impl Granted {
+    pub(super) fn of(permit: &Permit<'_>) -> Self {
+        Self {
+            endpoint: permit.endpoint().cloned(),
+            audited: permit.audited().map(|deny| deny.reason.as_str()),
+        }
+    }
+
+    fn rule(&self) -> Option<&str> {
+        self.endpoint.as_ref().map(|endpoint| &*endpoint.rule.name)
+    }
+
+    fn action(&self) -> Action {
+        if self.audited.is_some() { Action::Audited } else { Action::Allowed }
+    }
+}
+
+impl Session {
+    /// A CONNECT was granted and dialled.
+    pub(super) fn tell_connect(&self, destination: &Destination, upstream: &Upstream, granted: &Granted) {
+        self.sandbox.measures().connects_allowed.increment(1);
+        let host = text_of(&destination.host);
+        let mut event = self.event(Kind::ConnectAllowed, destination, &host);
+        event.dst_ip = Some(upstream.address.ip());
+        event.action = Some(granted.action());
+        event.rule = granted.rule();
+        event.reason = granted.audited.or(Some("policy"));
+        self.sandbox.reporter().report(&event, Urgency::Lazy);
+    }
+
+    /// A request was granted and answered with `status` (0 when the answer broke off before its head).
+    pub(super) fn tell_request(
+        &self,
+        destination: &Destination,
+        upstream: &Upstream,
+        granted: &Granted,
+        request: (&RequestHead, &[u8]),
+        status: u16,
+    ) {
+        self.sandbox.measures().requests_allowed.increment(1);
+        let host = text_of(&destination.host);
+        let mut event = self.event(Kind::RequestAllowed, destination, &host);
+        event.dst_ip = Some(upstream.address.ip());
+        event.action = Some(granted.action());
+        event.rule = granted.rule();
+        event.reason = granted.audited.or(Some("policy"));
+        event.method = std::str::from_utf8(request.0.method_name(request.1)).ok();
+        event.path = path_of(request);
+        event.status = Some(status).filter(|status| *status != 0);
+        self.sandbox.reporter().report(&event, Urgency::Lazy);
+    }
+
+    /// A tunnel has ended.
+    pub(super) fn tell_closed(
+        &self,
+        destination: &Destination,
+        upstream: &Upstream,
+        granted: &Granted,
+        (up, down): (&Flow, &Flow),
+        began: Instant,
+        failure: Option<&io::Error>,
+    ) {
+        let host = text_of(&destination.host);
+        let detail = failure.map(ToString::to_string);
+        let mut event = self.event(Kind::TunnelClosed, destination, &host);
+        event.dst_ip = Some(upstream.address.ip());
+        event.rule = granted.rule();
+        event.reason = Some(match (self.watch.cause(), failure.map(io::Error::kind)) {
+            (Some(cause), _) => cause.reason(),
+            (None, None) => "eof",
+            (None, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",
+            (None, Some(_)) => "error",
+        });
+        event.detail = detail.as_deref();
+        event.bytes_up = Some(up.octets());
+        event.bytes_down = Some(down.octets());
+        event.duration_ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.sandbox.reporter().report(&event, Urgency::Lazy);
+    }
+
+    /// A CONNECT, a request or a head was refused.
+    pub(super) fn tell_refused(
+        &self,
+        destination: Option<&Destination>,
+        method: Option<Method>,
+        request: Option<(&RequestHead, &[u8])>,
+        refusal: &Refusal,
+        hint: Option<&str>,
+    ) {
+        let reason = refusal.reject.label();
+        let tunnel = method == Some(Method::Connect);
+        let (kind, counted) = if tunnel {
+            (Kind::ConnectDenied, Counted::Connection)
+        } else {
+            (Kind::RequestDenied, Counted::Request)
+        };
+        self.sandbox.measures().denied(counted, reason);
+        let host = destination.map(|destination| text_of(&destination.host));
+        let mut event = match (destination, &host) {
+            (Some(destination), Some(host)) => self.event(kind, destination, host),
+            _ => self.event_of_client(kind),
+        };
+        let misses = refusal.deny.as_ref().map(|deny| deny.near_misses().collect::<Vec<_>>().join("; "));
+        event.action = Some(Action::Denied);
+        event.reason = Some(reason);
+        event.status = Some(refusal.reject.status());
+        event.method = request.and_then(|(head, octets)| std::str::from_utf8(head.method_name(octets)).ok());
+        event.path = request.and_then(path_of);
+        event.rule = refusal
+            .deny
+            .as_ref()
+            .and_then(|deny| deny.endpoint.as_ref())
+            .map(|endpoint| &*endpoint.rule.name);
+        event.detail = refusal.detail.as_deref().or(misses.as_deref()).filter(|text| !text.is_empty());
+        event.hint = hint;
+        if refusal.reject.blame() == Blame::Policy {
+            event.identity_trail = self.caller.as_ref().map(super::who::Caller::trail);
+        }
+        self.sandbox.reporter().report(&event, Urgency::Now);
+    }
+
+    fn event<'a>(&'a self, kind: Kind, destination: &Destination, host: &'a str) -> Event<'a> {
+        let mut event = self.event_of_client(kind);
+        event.dst_host = Some(host);
+        event.dst_port = Some(destination.port);
+        event
+    }
+
+    fn event_of_client(&self, kind: Kind) -> Event<'_> {
+        let mut event = Event::now(kind);
+        event.sandbox = Some(self.sandbox.name());
+        event.via = Some(Via::Proxy);
+        event.proto = Some("tcp");
+        event.src_port = Some(self.peer.port());
+        if let Some(caller) = &self.caller {
+            event.process = caller.view();
+            event.uid = caller.uid();
+            event.identity = Some(caller.source());
+        }
+        event
+    }
+}
+
+/// The host as events show it: a name is borrowed, an address costs a string.
+fn text_of(host: &Host) -> std::borrow::Cow<'_, str> {
+    match host {
+        Host::Name(name) => name.as_ref().into(),
+        Host::Ip(ip) => ip.to_string().into(),
+    }
+}
+
+/// The path of a request target, without the query, which may hold secrets.
+fn path_of<'a>((head, octets): (&RequestHead, &'a [u8])) -> Option<&'a str> {
+    let target = std::str::from_utf8(head.target(octets)).ok()?;
+    let target = target.split_once('?').map_or(target, |(path, _)| path);
+    match target.split_once("://") {
+        Some((_, rest)) => Some(rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")),
+        None => Some(target),
+    }
+}

@@ -1,0 +1,188 @@
+//! One client connection: heads in, decisions, answers; tunnels and bodies are handed to those who move bytes.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::buffers::Buffer;
+use super::forward::Route;
+use super::refusal::{Refusal, turn_away};
+use super::socket::{Side, Socket};
+use super::watchdog::{Aim, Cause, Watch};
+use super::who::Caller;
+use super::{Behind, Core};
+use crate::destination::Destination;
+use crate::http::head::{RequestHead, RequestReader};
+use crate::http::reject::Reject;
+use crate::http::target::{self, Target};
+use crate::measures::Counted;
+use crate::policy::Asker;
+use crate::sandbox::Sandbox;
+
+/// How long a connection that was answered with a refusal is read on, so that the answer is not lost in a reset.
+const LINGER: Duration = Duration::from_secs(1);
+/// Octets read and dropped meanwhile.
+const LINGER_OCTETS_MAX: usize = 256 << 10;
+
+/// What the parts of a session share.
+pub(super) struct Session {
+    pub(super) core: Rc<Core>,
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) client: Socket,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) watch: Rc<Watch>,
+    pub(super) caller: Option<Caller>,
+    /// The last destination, so that the next request to it allocates nothing.
+    pub(super) destination: Option<Destination>,
+}
+
+/// What becomes of a connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another request may follow.
+    Request,
+    /// It ends.
+    Close,
+    /// It ends, but the client may still be sending: its answer must not be lost.
+    Linger,
+}
+
+/// A request's head, still in the buffer it was read into.
+pub(super) struct Received {
+    pub(super) head: RequestHead,
+    pub(super) inbox: Buffer,
+    pub(super) at: Instant,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: SocketAddr) {
+    let sandbox = match &behind {
+        Behind::Sandbox(sandbox) => Some(sandbox),
+        Behind::Sources(sources) => sources.find(peer.ip()),
+    };
+    let Some(sandbox) = sandbox else { return turn_away(&client, Reject::Denied("unknown_source")) };
+    let Some(admitted) = sandbox.admit() else {
+        sandbox.measures().denied(Counted::Connection, Reject::TooManyConnections.label());
+        return turn_away(&client, Reject::TooManyConnections);
+    };
+    let Ok(local) = client.local() else { return };
+    let watch = core.watchdog.watch(&client, Arc::as_ptr(sandbox), core.limits.lifetime);
+    let sandbox = Arc::clone(admitted.sandbox());
+    let mut session = Session { core, sandbox, client, peer, local, watch, caller: None, destination: None };
+    session.serve().await;
+}
+
+impl Session {
+    async fn serve(&mut self) {
+        let mut reader = RequestReader::new(self.core.head_limits());
+        let mut inbox: Option<Buffer> = None;
+        let next = loop {
+            let received = match self.read_head(&mut reader, &mut inbox).await {
+                Ok(Some(received)) => received,
+                Ok(None) => break Next::Close,
+                Err(refusal) => break self.refuse_request(None, None, refusal).await,
+            };
+            let (next, rest) = self.request(received).await;
+            if next != Next::Request {
+                break next;
+            }
+            inbox = rest;
+        };
+        if next == Next::Linger {
+            self.linger().await;
+        }
+    }
+
+    /// The next head; `None` when the client has nothing more to ask. An idle connection holds no buffer.
+    pub(super) async fn read_head(
+        &self,
+        reader: &mut RequestReader,
+        inbox: &mut Option<Buffer>,
+    ) -> Result<Option<Received>, Refusal> {
+        let mut started = false;
+        loop {
+            if let Some(buffer) = inbox.take().filter(|buffer| !buffer.is_empty()) {
+                if let Some(head) = reader.read(&buffer)? {
+                    return Ok(Some(Received { head, inbox: buffer, at: Instant::now() }));
+                }
+                // What is there may be an empty line before a request that never comes.
+                if reader.has_started() && !started {
+                    started = true;
+                    self.watch.arm(self.core.limits.head_read, Aim::ClientRead);
+                }
+                *inbox = Some(buffer);
+            } else {
+                self.watch.arm(self.core.limits.idle_keepalive, Aim::Both);
+            }
+            if self.client.readable().await.is_err() {
+                return Ok(None);
+            }
+            let read = {
+                let mut scratch = self.core.means.scratch.borrow_mut();
+                match self.client.try_read(&mut scratch) {
+                    Ok(None) => continue,
+                    Ok(Some(count)) => {
+                        let buffer = inbox.get_or_insert_with(|| self.core.means.buffers.take());
+                        buffer.extend_from_slice(scratch.get(..count).unwrap_or_default());
+                        count
+                    }
+                    Err(_) => return Ok(None),
+                }
+            };
+            if read == 0 {
+                return match self.watch.cause() {
+                    Some(Cause::Expired) if started => Err(Reject::HeadTimeout.into()),
+                    _ => Ok(None),
+                };
+            }
+        }
+    }
+
+    /// Serves one request. The buffer that comes back holds what was read behind it.
+    async fn request(&mut self, received: Received) -> (Next, Option<Buffer>) {
+        let destination = match target::on_proxy(&received.head, &received.inbox) {
+            Ok(Target::Tunnel(authority)) => {
+                let destination = authority.to_destination(0);
+                return (self.connect(received, destination).await, None);
+            }
+            Ok(Target::Forward(authority, _)) => match self.destination.take() {
+                Some(last) if authority.is(&last, target::HTTP_PORT) => last,
+                _ => authority.to_destination(target::HTTP_PORT),
+            },
+            Err(fault) => {
+                let request = Some((&received.head, received.inbox.as_slice()));
+                self.refuse_request(None, request, fault.into()).await;
+                return (Next::Linger, None);
+            }
+        };
+        let served = self.serve_request(received, &destination, Route::Anywhere).await;
+        self.destination = Some(destination);
+        served
+    }
+
+    /// Who asks, as the policy wants to know it.
+    pub(super) fn asker(&self) -> Asker<'_> {
+        self.caller.as_ref().map_or(Asker::Unknown, Caller::asker)
+    }
+
+    /// Reads on for a moment after a refusal: closing with unread bytes would reset the connection, and the client might
+    /// never see why.
+    async fn linger(&self) {
+        let _ = self.client.shutdown_write();
+        self.watch.arm(LINGER, Aim::Both);
+        let mut left = LINGER_OCTETS_MAX;
+        while left > 0 && self.watch.cause().is_none() {
+            if self.client.readable().await.is_err() {
+                return;
+            }
+            let mut scratch = self.core.means.scratch.borrow_mut();
+            match self.client.try_read(&mut scratch) {
+                Ok(Some(0)) | Err(_) => return,
+                Ok(Some(count)) => left = left.saturating_sub(count),
+                Ok(None) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! A TCP socket driven by readiness: wait on the ring, then read or write with a plain non-blocking call.
+//!
+//! Measured (FACTS.md, relay engines): waiting with a poll and reading into a shared scratch costs what io_uring
+//! receive costs in ping-pong, and lets an idle connection hold no buffer at all.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use monoio::net::TcpStream;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+
+/// One side of a session: a byte stream driven by readiness. TLS is one more side, not a second engine (decision 11).
+pub(crate) trait Side {
+    /// Waits until a read has something to say: bytes, end or error.
+    async fn readable(&self) -> io::Result<()>;
+    /// Waits until a write can take bytes or fails.
+    async fn writable(&self) -> io::Result<()>;
+    /// Reads what is there: `None` when nothing is, `Some(0)` at the end.
+    fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>>;
+    /// Writes what fits: `None` when nothing does.
+    fn try_write(&self, from: &[u8]) -> io::Result<Option<usize>>;
+    /// Says that nothing more will be written.
+    fn shutdown_write(&self) -> io::Result<()>;
+    /// The descriptor, when its bytes are the session's bytes and may be spliced.
+    fn raw(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Writes everything.
+    async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
+        while !from.is_empty() {
+            match self.try_write(from)? {
+                Some(count) => from = from.get(count..).unwrap_or_default(),
+                None => self.writable().await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A connected, non-blocking TCP socket on this worker's ring.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    fd: RawFd,
+}
+
+impl Socket {
+    /// Takes over a connected socket that is non-blocking already.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let raw = fd.as_raw_fd();
+        let stream = TcpStream::from_std(std::net::TcpStream::from(fd))?;
+        Ok(Self { stream, fd: raw })
+    }
+
+    /// Dials `address`; the caller bounds the time by dropping the future.
+    pub(crate) async fn dial(address: SocketAddr) -> io::Result<Self> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let fresh = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        fresh.set_tcp_nodelay(true)?;
+        let pending = match fresh.connect(&address.into()) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            Err(error) => return Err(error),
+        };
+        let socket = Self::adopt(fresh.into())?;
+        if pending {
+            socket.writable().await?;
+            if let Some(error) = SockRef::from(&socket).take_error()? {
+                return Err(error);
+            }
+        }
+        Ok(socket)
+    }
+
+    /// Notices a peer that vanished behind an idle connection.
+    pub(crate) fn keep_alive(&self, idle: Duration) {
+        let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4);
+        let _ = SockRef::from(self).set_tcp_keepalive(&keepalive);
+    }
+
+    /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
+    pub(crate) fn reset_on_close(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    /// The address this side is connected to.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    /// This side's own address.
+    pub(crate) fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Whether a connection kept for reuse has been closed, or has bytes nobody asked for.
+    pub(crate) fn is_stale(&self) -> bool {
+        let mut one = [0; 1];
+        !matches!(recv(self.fd, &mut one, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN))
+    }
+}
+
+impl Side for Socket {
+    async fn readable(&self) -> io::Result<()> {
+        self.stream.readable(false).await
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        self.stream.writable(false).await
+    }
+
+    fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match recv(self.fd, into, MsgFlags::MSG_DONTWAIT) {
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn try_write(&self, from: &[u8]) -> io::Result<Option<usize>> {
+        loop {
+            match send(self.fd, from, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        SockRef::from(self).shutdown(Shutdown::Write)
+    }
+
+    fn raw(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl AsFd for Socket {
+    #[allow(unsafe_code)]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `stream` owns the descriptor and lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+/// Accepts one connection without waiting: `None` when there is none. One call makes it non-blocking and tells the peer.
+#[allow(unsafe_code)]
+pub(crate) fn try_accept(listener: &impl AsRawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    // SAFETY: `accept4` fills `storage` up to `length` octets and returns a descriptor nobody else owns.
+    let accepted = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            let fd = Errno::result(libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags))?;
+            Ok(OwnedFd::from_raw_fd(fd))
+        })
+    };
+    match accepted {
+        Ok((fd, address)) => {
+            let peer = address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            Ok(Some((fd, peer)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}

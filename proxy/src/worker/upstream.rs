@@ -1,0 +1,90 @@
+//! Connections to origins kept for the next request, per worker.
+//!
+//! A connection serves the sandbox it was dialled for and no other: what one tenant's requests left in an origin's
+//! connection is never another's. It is tried before use, since the origin may have closed it meanwhile.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::socket::Socket;
+use crate::destination::Destination;
+use crate::limits::Limits;
+use crate::sandbox::Sandbox;
+
+/// Idle connections kept per destination, and in all, on one worker. Two descriptors' worth of memory each.
+const PER_DESTINATION_MAX: usize = 64;
+const ALL_MAX: usize = 1024;
+
+/// An upstream connection.
+pub(super) struct Upstream {
+    pub(super) socket: Socket,
+    pub(super) address: SocketAddr,
+}
+
+struct Idle {
+    upstream: Upstream,
+    sandbox: *const Sandbox,
+    since: Instant,
+}
+
+/// The idle connections of one worker.
+pub(crate) struct Upstreams {
+    limits: Arc<Limits>,
+    idle: RefCell<HashMap<Destination, Vec<Idle>>>,
+}
+
+impl Upstreams {
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Self { limits, idle: RefCell::default() }
+    }
+
+    /// A connection to `destination` that was dialled for `sandbox` and is still good; the one used last.
+    pub(super) fn take(&self, sandbox: &Arc<Sandbox>, destination: &Destination) -> Option<Upstream> {
+        let owner = Arc::as_ptr(sandbox);
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(destination)?;
+        while let Some(index) = kept.iter().rposition(|idle| idle.sandbox == owner) {
+            let Idle { upstream, .. } = kept.remove(index);
+            if !upstream.socket.is_stale() {
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose last response has been read to its end.
+    pub(super) fn keep(&self, sandbox: &Arc<Sandbox>, destination: &Destination, upstream: Upstream) {
+        let mut idle = self.idle.borrow_mut();
+        let total: usize = idle.values().map(Vec::len).sum();
+        if total >= ALL_MAX {
+            return;
+        }
+        let entry = Idle { upstream, sandbox: Arc::as_ptr(sandbox), since: Instant::now() };
+        match idle.get_mut(destination) {
+            Some(kept) if kept.len() >= PER_DESTINATION_MAX => {}
+            Some(kept) => kept.push(entry),
+            None => drop(idle.insert(destination.clone(), vec![entry])),
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub(crate) fn sweep(&self) {
+        let limit = self.limits.idle_keepalive;
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| idle.since.elapsed() < limit);
+            !kept.is_empty()
+        });
+    }
+
+    /// Closes what was dialled for `sandbox`.
+    pub(crate) fn forget(&self, sandbox: &Arc<Sandbox>) {
+        let owner = Arc::as_ptr(sandbox);
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|idle| idle.sandbox != owner);
+            !kept.is_empty()
+        });
+    }
+}

@@ -1,0 +1,140 @@
+//! What identity costs in a crowd: 500 processes with 40 descriptors each and 10,000 connections in one sandbox.
+//!
+//! `cargo test --release -p sluice --test identity_cost -- --ignored cost --nocapture` prints a table of CPU times.
+
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
+mod identity_world;
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use identity_world::*;
+use nix::time::{ClockId, clock_gettime};
+use sluice::identity::table::{Line, Tuple, parse};
+use sluice::identity::{Need, Query, Quick, Resolver};
+
+const PROCESSES: usize = 500;
+const CONNECTIONS_EACH: usize = 20;
+const ROUNDS: u32 = 200;
+
+#[test]
+#[ignore = "played by processes that the other tests start"]
+fn client() {
+    play();
+}
+
+#[test]
+#[ignore = "measures; takes 20 s"]
+fn cost_in_a_crowd() {
+    raise_descriptor_limit();
+    let world = World::new();
+    let listener = world.listen("127.0.0.1:0");
+    let binary = world.binary("crowd");
+    let (crowd, connections) = gather(&world, &listener, &binary);
+    let agent =
+        world.start(&world.binary("agent"), "connect-when-told", listener.local_addr().unwrap(), None);
+    let mut agent_connection = accept(&listener);
+    let resolver = world.resolver();
+    let query = agent_connection.query(Need::Proof);
+
+    report(
+        "naive: both tables parsed, every descriptor read",
+        &mut || assert_eq!(naive(&query), Some(agent.pid())),
+        1,
+    );
+    report("first look ever (proof)", &mut || settle(&resolver, &query), 1);
+    report("again within a tick (proof)", &mut || settle(&resolver, &query), 1);
+    std::thread::sleep(Duration::from_millis(50));
+    report("crowd known and idle (proof)", &mut || settle(&resolver, &query), ROUNDS);
+    let name = agent_connection.query(Need::Name);
+    report("known process (name, on the worker)", &mut || known(&resolver, &name), ROUNDS);
+    let mut kept = Vec::new();
+    let mut fresh = || {
+        agent_connection.tell();
+        let (stream, client) = listener.accept().unwrap();
+        kept.push(stream);
+        Query { client, ..name }
+    };
+    let queries: Vec<Query> = (0..ROUNDS).map(|_| fresh()).collect();
+    let mut next = queries.iter();
+    report(
+        "new connection of a known process (name, on the worker)",
+        &mut || known(&resolver, next.next().unwrap()),
+        ROUNDS,
+    );
+    let newcomer = world.start(&world.binary("newcomer"), "connect", listener.local_addr().unwrap(), None);
+    let arrived = accept(&listener);
+    report("new process (name)", &mut || settle(&resolver, &arrived.query(Need::Name)), 1);
+    report("new process (proof)", &mut || settle(&resolver, &arrived.query(Need::Proof)), 1);
+    drop((newcomer, connections, crowd));
+}
+
+fn gather(world: &World, listener: &TcpListener, binary: &std::path::Path) -> (Vec<Client>, Vec<Accepted>) {
+    let mut connections = Vec::new();
+    let crowd = (0..PROCESSES)
+        .map(|_| {
+            let one = world.start(binary, "crowd", listener.local_addr().unwrap(), None);
+            connections.extend((0..CONNECTIONS_EACH).map(|_| accept(listener)));
+            one
+        })
+        .collect();
+    (crowd, connections)
+}
+
+fn settle(resolver: &Resolver, query: &Query) {
+    let identity = identify(resolver, query);
+    assert!(identity.process.is_some() && !identity.ambiguous, "{}", identity.trail);
+}
+
+fn known(resolver: &Resolver, query: &Query) {
+    assert!(matches!(resolver.quick(query), Quick::Known(_)));
+}
+
+fn report(what: &str, work: &mut dyn FnMut(), rounds: u32) {
+    let cpu = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+    let mut times: Vec<Duration> = (0..rounds)
+        .map(|_| {
+            let before = cpu();
+            work();
+            cpu() - before
+        })
+        .collect();
+    times.sort();
+    eprintln!("{what:58} {:>10.1?}", times[times.len() / 2]);
+}
+
+/// The yardstick: what a proxy does that knows no better.
+fn naive(query: &Query) -> Option<u32> {
+    let sought = Tuple::new(query.client, query.proxy);
+    let member = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let pid: u32 = path.file_name()?.to_str()?.parse().ok()?;
+        Some((pid, path))
+    });
+    let members: Vec<_> = member.collect();
+    let newest = members.iter().map(|(pid, _)| *pid).max()?;
+    let mut inodes = HashMap::new();
+    for table in ["tcp", "tcp6"] {
+        for line in fs::read_to_string(format!("/proc/{newest}/net/{table}")).unwrap().lines() {
+            if let Line::Row(row) = parse(line.as_bytes()) {
+                inodes.insert(row.tuple, row.inode);
+            }
+        }
+    }
+    let inode = *inodes.get(&sought)?;
+    let mut holder = None;
+    for (pid, path) in members {
+        for fd in fs::read_dir(path.join("fd")).into_iter().flatten() {
+            let link = fs::read_link(fd.unwrap().path()).unwrap_or_default();
+            if link.to_string_lossy() == format!("socket:[{inode}]") {
+                holder = Some(pid);
+            }
+        }
+    }
+    fs::metadata(format!("/proc/{}/exe", holder?)).unwrap().ino();
+    holder
+}

@@ -1,0 +1,163 @@
+//! What holds for one workload, at what level, and what does not: for summaries and `sandbox show`.
+
+use crate::filesystem::SCOPES_ABI;
+use crate::filter::Netlink;
+use crate::launch::{Launch, Plan};
+use crate::privileges::KEPT_BY_ROOT;
+use std::fmt;
+
+/// How much of a measure holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// All of it.
+    Full,
+    /// Some of it; the detail says what is missing.
+    Partial,
+    /// None of it.
+    Off,
+}
+
+/// One measure of confinement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measure {
+    /// A few words, stable.
+    pub name: &'static str,
+    /// How much of it holds.
+    pub level: Level,
+    /// What exactly, in one line.
+    pub detail: String,
+}
+
+/// Every measure, in a fixed order. `Display` gives one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enforcement {
+    /// The measures.
+    pub measures: Vec<Measure>,
+}
+
+impl Enforcement {
+    pub(crate) fn of(launch: &Launch<'_>, plan: &Plan) -> Self {
+        Self {
+            measures: vec![
+                network(launch),
+                system_calls(launch, plan),
+                witness(launch),
+                files(launch, plan),
+                processes(launch, plan),
+                privileges(launch, plan),
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Enforcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for measure in &self.measures {
+            let level = match measure.level {
+                Level::Full => "on",
+                Level::Partial => "partly",
+                Level::Off => "OFF",
+            };
+            writeln!(f, "{:<13} {level:<7} {}", measure.name, measure.detail)?;
+        }
+        Ok(())
+    }
+}
+
+fn measure(name: &'static str, level: Level, detail: impl Into<String>) -> Measure {
+    Measure { name, level, detail: detail.into() }
+}
+
+fn network(launch: &Launch<'_>) -> Measure {
+    match launch.netns {
+        Some(_) => measure("network", Level::Full, "the sandbox's own namespace; it cannot be left"),
+        None => measure("network", Level::Off, "the launcher's namespace"),
+    }
+}
+
+fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Measure {
+    let netlink = match launch.netlink {
+        Netlink::Route => "NETLINK_ROUTE only",
+        Netlink::Deny => "no netlink",
+        Netlink::All => "all netlink",
+    };
+    let memory = if launch.memfd_exec { "" } else { ", no executable memory files" };
+    let detail = format!("seccomp, {} programs; {netlink}{memory}", plan.filter_programs());
+    measure("system calls", Level::Full, detail)
+}
+
+fn witness(launch: &Launch<'_>) -> Measure {
+    if launch.witness {
+        measure(
+            "witness",
+            Level::Full,
+            "connect, sendto and fast open are noted with process and source port",
+        )
+    } else {
+        measure("witness", Level::Off, "attempts are named from socket tables, which refused ones have left")
+    }
+}
+
+fn files(launch: &Launch<'_>, plan: &Plan) -> Measure {
+    let landlock = plan.landlock();
+    let Some(wanted) = &launch.landlock else {
+        let who = if plan.credentials().kept == 0 {
+            "file modes apply"
+        } else {
+            "root writes root's files on this host"
+        };
+        return measure("files", Level::Off, format!("no filesystem policy: {who}"));
+    };
+    let lists = format!("{} read-only, {} read-write paths", wanted.read_only.len(), wanted.read_write.len());
+    match (&landlock.ruleset, landlock.skipped.as_slice()) {
+        (None, _) => measure("files", Level::Off, "this kernel has no Landlock; the policy is best_effort"),
+        (Some(_), []) => measure("files", Level::Full, format!("Landlock ABI {}: {lists}", landlock.abi)),
+        (Some(_), skipped) => {
+            let missing: Vec<_> = skipped.iter().map(|path| path.display().to_string()).collect();
+            measure(
+                "files",
+                Level::Partial,
+                format!("Landlock ABI {}: {lists}; missing: {}", landlock.abi, missing.join(", ")),
+            )
+        }
+    }
+}
+
+fn processes(launch: &Launch<'_>, plan: &Plan) -> Measure {
+    match (launch.namespaces.pids, plan.landlock().is_scoped()) {
+        (true, true) => measure(
+            "processes",
+            Level::Full,
+            "own pid namespace; signals and abstract sockets scoped by Landlock",
+        ),
+        (true, false) => measure(
+            "processes",
+            Level::Full,
+            format!("own pid namespace; Landlock before ABI {SCOPES_ABI} does not scope abstract sockets"),
+        ),
+        (false, true) => measure(
+            "processes",
+            Level::Partial,
+            "signals and tracing stay inside (Landlock); the host's processes are visible, and children outlive the launcher",
+        ),
+        (false, false) => measure(
+            "processes",
+            Level::Off,
+            "processes of the same user can be signalled: turn the pid namespace on",
+        ),
+    }
+}
+
+fn privileges(launch: &Launch<'_>, plan: &Plan) -> Measure {
+    let who = match &launch.user {
+        Some(user) => format!("uid {} gid {}", user.uid, user.gid),
+        None => "root".to_owned(),
+    };
+    let kept: Vec<_> = KEPT_BY_ROOT
+        .iter()
+        .filter(|kept| plan.credentials().kept & (1 << kept.number) != 0)
+        .map(|kept| kept.name)
+        .collect();
+    let kept = if kept.is_empty() { "no capability".to_owned() } else { kept.join(" ") };
+    measure("privileges", Level::Full, format!("{who}, no_new_privs, {kept}"))
+}

@@ -1,0 +1,171 @@
+//! Who a caller is: its process's identity, from `/proc`, cached.
+//!
+//! A cache entry holds a descriptor of `/proc/<pid>/exe` itself. It belongs to that process for ever
+//! (reads fail once it is gone, whoever has the pid then), and reading it gives the program executed
+//! now, so neither a reused pid nor an execve is ever answered from the cache.
+
+use super::notes::Process;
+use crate::limits::{ANCESTORS_MAX, PROCESSES_CACHED_MAX};
+use nix::fcntl::{OFlag, open, readlinkat};
+use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The processes of one workload that have connected lately.
+#[derive(Debug)]
+pub(super) struct Processes {
+    known: HashMap<u32, Known>,
+    /// The workload's first process: the last ancestor worth naming.
+    workload: u32,
+    /// Its parent: the launcher, or the sandbox's init, to which orphans are given.
+    above: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Known {
+    exe_link: OwnedFd,
+    process: Arc<Process>,
+}
+
+impl Processes {
+    pub(super) fn new(workload: u32) -> Self {
+        Self { known: HashMap::new(), workload, above: read_stat(workload).map(|stat| stat.parent) }
+    }
+
+    /// The process `pid`, of which `tid` is a thread.
+    pub(super) fn of_thread(&mut self, tid: u32, pid: u32) -> Option<Arc<Process>> {
+        if let Some(known) = self.known.get(&pid)
+            && read_exe(&known.exe_link).is_some_and(|exe| *exe == *known.process.exe)
+        {
+            return Some(Arc::clone(&known.process));
+        }
+        if self.known.len() >= PROCESSES_CACHED_MAX {
+            self.known.clear();
+        }
+        let known = self.look(tid, pid)?;
+        let process = Arc::clone(&known.process);
+        self.known.insert(pid, known);
+        Some(process)
+    }
+
+    fn look(&self, tid: u32, pid: u32) -> Option<Known> {
+        let path = format!("/proc/{pid}/exe");
+        let exe_link =
+            open(path.as_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+        let stat = read_stat(pid)?;
+        let uid = fs::metadata(format!("/proc/{tid}/stat")).ok()?.uid();
+        let process = Process {
+            pid,
+            start_time: stat.start_time,
+            exe: read_exe(&exe_link)?,
+            comm: stat.comm,
+            uid: real_uid(tid).unwrap_or(uid),
+            ancestors: self.ancestors(pid, stat.parent),
+        };
+        Some(Known { exe_link, process: Arc::new(process) })
+    }
+
+    fn ancestors(&self, pid: u32, parent: u32) -> Arc<[Arc<Path>]> {
+        let mut programs = Vec::new();
+        let mut next = (pid != self.workload).then_some(parent);
+        while let Some(pid) = next {
+            if pid <= 1
+                || Some(pid) == self.above
+                || pid == std::process::id()
+                || programs.len() >= ANCESTORS_MAX
+            {
+                break;
+            }
+            let (Ok(exe), Some(stat)) = (fs::read_link(format!("/proc/{pid}/exe")), read_stat(pid)) else {
+                break;
+            };
+            programs.push(Arc::from(exe));
+            next = (pid != self.workload).then_some(stat.parent);
+        }
+        programs.into()
+    }
+}
+
+fn read_exe(link: &OwnedFd) -> Option<Arc<Path>> {
+    readlinkat(link, c"").ok().map(|target| Arc::from(Path::new(&target)))
+}
+
+fn real_uid(tid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    field(&status, "Uid:")
+}
+
+/// The process a thread belongs to, for kernels whose pidfds do not tell.
+pub(super) fn process_of_thread(tid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    field(&status, "Tgid:")
+}
+
+fn field(status: &str, name: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub(super) fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    comm: Box<str>,
+    parent: u32,
+    start_time: u64,
+}
+
+fn read_stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// `pid (comm) state ppid … start_time …` (proc_pid_stat(5)). The comm may hold anything, also `) R 1`.
+fn parse_stat(line: &[u8]) -> Option<Stat> {
+    /// Fields 4 and 22, counted from the state, field 3.
+    const PARENT: usize = 1;
+    const START_TIME: usize = 19;
+    let open = line.iter().position(|byte| *byte == b'(')?;
+    let close = line.iter().rposition(|byte| *byte == b')')?;
+    let comm = String::from_utf8_lossy(line.get(open + 1..close)?).into();
+    let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
+    let field = |index| rest.split_ascii_whitespace().nth(index);
+    Some(Stat { comm, parent: field(PARENT)?.parse().ok()?, start_time: field(START_TIME)?.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_a_hostile_comm() {
+        let line =
+            b"7 (a) R 1 (b)) S 5 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 4096 1 18446744073709551615";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!(stat, Stat { comm: "a) R 1 (b)".into(), parent: 5, start_time: 98765 });
+    }
+
+    #[test]
+    fn a_short_stat_is_none() {
+        for line in [&b""[..], b"7", b"7 (", b")(", b"7 (a", b"7 (a) S", b"7 (a) S x y"] {
+            assert_eq!(parse_stat(line), None);
+        }
+    }
+
+    #[test]
+    fn this_process_is_found_and_then_remembered() {
+        let pid = std::process::id();
+        let mut processes = Processes::new(pid);
+        let first = processes.of_thread(pid, pid).unwrap();
+        assert_eq!(&*first.exe, std::env::current_exe().unwrap());
+        assert!(Arc::ptr_eq(&first, &processes.of_thread(pid, pid).unwrap()));
+    }
+}
