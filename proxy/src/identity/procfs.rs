@@ -47,6 +47,14 @@ impl ProcRoot {
         each_number(&dir, |pid| into.push(pid))
     }
 
+    /// The pid given last, to a process or a thread: as long as it stays, none has been made. None in a fixture.
+    pub(super) fn last_pid(&self) -> Option<u32> {
+        let file = openat(&self.dir, c"loadavg", FILE, Mode::empty()).ok()?;
+        let mut buffer = [0; SCHEDSTAT_BYTES];
+        let length = read(&file, &mut buffer[..]).ok()?;
+        std::str::from_utf8(buffer.get(..length)?).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+    }
+
     pub(super) fn process(&self, pid: u32) -> Result<ProcDir, Errno> {
         let dir = openat(&self.dir, number("", pid, "").as_str(), HANDLE, Mode::empty())?;
         Ok(ProcDir { dir, pid })

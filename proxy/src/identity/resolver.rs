@@ -268,12 +268,12 @@ impl Shared {
 
     /// The table of a living process, chosen afresh: no process is relied on to stay.
     fn read_pid_table(&self, reading: &mut Reading) -> Answer {
-        let living = match lock(&self.holders).living() {
-            Ok(living) => living,
+        let living: Vec<u32> = match lock(&self.holders).living() {
+            Ok(living) => living.take(PID_TABLES_TRIED_MAX).collect(),
             Err(error) => return Answer::from(&error),
         };
         let mut answer = Answer::Absent;
-        for pid in living.into_iter().take(PID_TABLES_TRIED_MAX) {
+        for pid in living {
             match self.tables.of_process(pid, reading) {
                 Ok(()) => return Answer::NotFound,
                 Err(error) => {
