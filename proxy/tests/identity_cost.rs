@@ -9,13 +9,15 @@ mod identity_world;
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use identity_world::*;
 use nix::time::{ClockId, clock_gettime};
 use sluice::identity::table::{Line, Tuple, parse};
-use sluice::identity::{Need, Query, Quick, Resolver};
+use sluice::identity::{DiagSocket, Need, Protocol, Query, Quick, Resolver, Seen, Setup};
 
 const PROCESSES: usize = 500;
 const CONNECTIONS_EACH: usize = 20;
@@ -70,15 +72,23 @@ fn cost_in_a_crowd() {
     };
     report("new connection of a known process (name)", &mut look, ROUNDS);
     eprintln!("  of {ROUNDS}, not found by the worker itself: {scanned}");
+    let own = Tuple::new(name.client, name.proxy);
+    let mut kernel = DiagSocket::open(Some(world.netns().as_fd())).unwrap();
+    let mut ask = || assert!(kernel.lookup(Protocol::Tcp, &own).unwrap().is_some());
+    report("the kernel's lookup alone", &mut ask, ROUNDS);
+    report_prepared("witness, new process", 50, || noted(&world, &agent), |resolver| known(&resolver, &name));
+    let noted = noted(&world, &agent);
+    report("witness, known process", &mut || known(&noted, &name), ROUNDS);
     for (what, need) in [("new process (name)", Need::Name), ("new process (proof)", Need::Proof)] {
-        let mut newcomers = Vec::new();
+        let (mut newcomers, mut arrived) = (Vec::new(), Vec::new());
         let newcomer = world.binary("newcomer");
         report_prepared(
             what,
             20,
             || {
                 newcomers.push(world.start(&newcomer, "connect", listener.local_addr().unwrap(), None));
-                accept(&listener).query(need)
+                arrived.push(accept(&listener));
+                arrived.last().unwrap().query(need)
             },
             |query| settle(&resolver, &query),
         );
@@ -96,6 +106,14 @@ fn gather(world: &World, listener: &TcpListener, binary: &std::path::Path) -> (V
         })
         .collect();
     (crowd, connections)
+}
+
+/// A resolver that knows nothing yet, and a witness that saw the agent connect.
+fn noted(world: &World, agent: &Client) -> Resolver {
+    let (pid, exe) = (agent.pid(), world.dir.path().join("agent"));
+    let (tid, start_time, comm) = (pid, agent.start_time(), "agent".to_owned());
+    let seen = Seen { pid, tid, start_time, exe, comm, uid: 0, ancestors: Vec::new() };
+    Resolver::open(Setup { notes: Some(Arc::new(OneNote(seen))), ..world.setup() }).unwrap()
 }
 
 fn settle(resolver: &Resolver, query: &Query) {

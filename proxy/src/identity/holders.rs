@@ -34,8 +34,9 @@ const SETTLED: Duration = Duration::from_millis(20);
 const SETTLED_TICKLESS: Duration = Duration::from_secs(2);
 /// Descriptors read in one search, at most: about 0.2 s. More in one sandbox is an attack on the others' patience.
 const DESCRIPTORS_PER_SEARCH_MAX: usize = 200_000;
-/// Scheduling counters held open per sandbox; each is a descriptor of ours. Processes beyond are read every time.
-const COUNTERS_MAX: usize = 1_024;
+/// Scheduling counters held open per sandbox; each is a descriptor of ours. Processes beyond are read every time, as they
+/// are when all sandboxes together hold as many as [`RunCounter`]s there may be.
+const COUNTERS_MAX: usize = 4_096;
 /// Threads of one process that are watched: beyond, reading its descriptors is cheaper.
 const COUNTERS_PER_PROCESS_MAX: usize = 16;
 /// Last owners that are remembered for the worker's own look.
@@ -289,8 +290,12 @@ impl Holders {
     /// Reads the descriptors of a process. `unchanged`: it was watched, and its counters are as they were.
     fn read(&mut self, pid: u32, unchanged: bool, budget: &mut usize) -> Look {
         let old = self.take_snapshot(pid);
-        let Ok(dir) = self.proc.process(pid) else { return Look::Outside };
-        let Ok(start_time) = dir.stat(start_time) else { return Look::Outside };
+        let opened = self.proc.process(pid).and_then(|dir| Ok((dir.stat(start_time)?, dir)));
+        let (start_time, dir) = match opened {
+            Ok(opened) => opened,
+            Err(Errno::NOENT | Errno::SRCH) => return Look::Outside,
+            Err(_) => return Look::Unreadable,
+        };
         let old = old.filter(|old| old.start_time == start_time);
         let (mut sockets, old_watch) = old.map(|old| (old.sockets, old.watch)).unwrap_or_default();
         // The counters first: if it runs while its descriptors are read, they have moved when next looked at.
