@@ -1,0 +1,64 @@
+//! Where and how this process runs: cores, limits, priority, and its tie to the parent.
+#![allow(unsafe_code)] // one call that nix lacks: sched_setscheduler
+
+use anyhow::{Context, Result, bail};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// Runs the calling thread, and what it starts from now on, on these cores only.
+pub(crate) fn pin(cores: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for &core in cores {
+        set.set(core).with_context(|| format!("core {core} is out of range"))?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set)
+        .with_context(|| format!("cannot run on cores {cores:?}: choose from those this machine has"))
+}
+
+/// Runs `start` with the calling thread on `cores` and returns to where it was: a child inherits its parent's cores.
+pub(crate) fn started_on<T>(cores: &[usize], start: impl FnOnce() -> T) -> Result<T> {
+    let here = sched_getaffinity(Pid::from_raw(0)).context("sched_getaffinity")?;
+    pin(cores)?;
+    let made = start();
+    sched_setaffinity(Pid::from_raw(0), &here).context("sched_setaffinity")?;
+    Ok(made)
+}
+
+/// Raises RLIMIT_NOFILE to at least `wanted` descriptors; the processes started later inherit it.
+pub(crate) fn allow_descriptors(wanted: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
+    if soft >= wanted {
+        return Ok(());
+    }
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
+        bail!(
+            "{wanted} descriptors are needed and the limit is {soft} (hard {hard}): run as root or raise `ulimit -Hn`"
+        );
+    }
+    Ok(())
+}
+
+/// Puts the calling thread before all ordinary ones (SCHED_FIFO). Says whether the kernel allowed it.
+pub(crate) fn go_first() -> bool {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a live sched_param; pid 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) == 0 }
+}
+
+/// Ends this process when the thread that started it ends, so that nothing outlives a killed bench.
+pub(crate) fn die_with_parent() -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")
+}
+
+/// Lets timers of this thread fire on time instead of up to 50 µs late.
+pub(crate) fn exact_timers() -> Result<()> {
+    prctl::set_timerslack(1).context("PR_SET_TIMERSLACK")
+}
+
+/// The highest core of this machine, plus one.
+pub(crate) fn cores_online() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
