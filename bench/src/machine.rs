@@ -19,7 +19,7 @@ pub(crate) struct Machine {
     /// Kernel release.
     pub(crate) kernel: String,
     /// Whether a hypervisor is below.
-    pub(crate) virtual_machine: bool,
+    pub(crate) is_virtual: bool,
     /// Load over 1, 5 and 15 minutes when the run began: others at work show here.
     pub(crate) load_average: String,
     /// The commit this program was run in, with `+` when files differ from it.
@@ -36,7 +36,7 @@ impl Machine {
             cores: crate::pinning::cores_online(),
             memory_gib: memory_gib(&read("/proc/meminfo")).unwrap_or_default(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            virtual_machine: field(&cpuinfo, "flags")
+            is_virtual: field(&cpuinfo, "flags")
                 .is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor")),
             load_average: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
             commit: commit(),

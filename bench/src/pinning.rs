@@ -41,11 +41,30 @@ pub(crate) fn allow_descriptors(wanted: u64) -> Result<()> {
     Ok(())
 }
 
-/// Puts the calling thread before all ordinary ones (SCHED_FIFO). Says whether the kernel allowed it.
-pub(crate) fn go_first() -> bool {
-    let parameters = libc::sched_param { sched_priority: 1 };
+/// Who runs first on a core that several threads want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// Like everybody.
+    Ordinary,
+    /// Before the ordinary ones: threads that measure latency.
+    Latency,
+    /// Before those too: the thread that ends a run.
+    Conductor,
+}
+
+/// Sets the calling thread's precedence (SCHED_FIFO above the ordinary one).
+pub(crate) fn take_precedence(precedence: Precedence) -> Result<()> {
+    let (policy, sched_priority) = match precedence {
+        Precedence::Ordinary => (libc::SCHED_OTHER, 0),
+        Precedence::Latency => (libc::SCHED_FIFO, 1),
+        Precedence::Conductor => (libc::SCHED_FIFO, 2),
+    };
+    let parameters = libc::sched_param { sched_priority };
     // SAFETY: the pointer is to a live sched_param; pid 0 is the calling thread.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) == 0 }
+    if unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } != 0 {
+        bail!("SCHED_FIFO refused: run as root, or without a limit on real-time priority");
+    }
+    Ok(())
 }
 
 /// Ends this process when the thread that started it ends, so that nothing outlives a killed bench.

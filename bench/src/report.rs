@@ -149,7 +149,7 @@ pub(crate) fn machine(machine: &Machine) -> String {
         "{}, {} cores{}, {:.0} GiB, Linux {}, commit {}, load {}",
         machine.processor,
         machine.cores,
-        if machine.virtual_machine { " of a virtual machine" } else { "" },
+        if machine.is_virtual { " of a virtual machine" } else { "" },
         machine.memory_gib,
         machine.kernel,
         machine.commit,
@@ -159,23 +159,23 @@ pub(crate) fn machine(machine: &Machine) -> String {
 
 /// What a reader must know before believing the figures.
 fn notes(outcomes: &[Outcome]) -> String {
-    let mut text = String::new();
+    let mut lines = vec![String::new()];
     let noisy = outcomes.iter().filter(|outcome| outcome.foreign_share > FOREIGN_SHARE_MAX).count();
     if noisy > 0 {
         let most = outcomes.iter().map(|outcome| outcome.foreign_share).fold(0.0, f64::max);
-        text += &format!(
-            "\nnoise: in {noisy} of {} runs others used the proxy's core (up to {:.0} % of the time)",
+        lines.push(format!(
+            "noise: in {noisy} of {} runs others used the proxy's core (up to {:.0} % of the time)",
             outcomes.len(),
             most * 100.0
-        );
+        ));
     }
     for outcome in outcomes {
-        for (kind, count) in &outcome.failures {
-            text +=
-                &format!("\nerror: {}, {}: {count} times {kind}", outcome.subject, outcome.workload.name());
-        }
+        let failures = outcome.failures.iter();
+        lines.extend(failures.map(|(kind, count)| {
+            format!("error: {}, {}: {count} times {kind}", outcome.subject, outcome.workload.name())
+        }));
     }
-    text + "\n"
+    lines.join("\n") + "\n"
 }
 
 /// Warns when an open loop fell behind its schedule.

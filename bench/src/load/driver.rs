@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::session::Session;
 use super::thread::{LoadThread, Results};
 use crate::accounting::{Meter, Spent};
-use crate::pinning;
+use crate::pinning::{self, Precedence};
 use crate::progress::Progress;
 use crate::statistics::latencies;
 
@@ -134,12 +134,9 @@ pub(crate) fn run<S: Session>(
             };
             let first = plan.first;
             handles.push(scope.spawn(move || {
-                let prepared = pinning::pin(&[core]).and_then(|()| {
-                    if first {
-                        pinning::go_first();
-                    }
-                    LoadThread::new(index, sessions, pace, quota, board)
-                });
+                let prepared = pinning::pin(&[core])
+                    .and_then(|()| if first { pinning::take_precedence(Precedence::Latency) } else { Ok(()) })
+                    .and_then(|()| LoadThread::new(index, sessions, pace, quota, board));
                 gate.wait();
                 let results = prepared.and_then(LoadThread::run);
                 board.running.fetch_sub(1, Relaxed);

@@ -47,8 +47,9 @@ impl Order {
             Self::Take { bytes, verify: false } => (b'U', bytes),
             Self::Take { bytes, verify: true } => (b'V', bytes),
         };
-        let [a, b, c, d, e, f, g, h] = count.to_be_bytes();
-        [letter, a, b, c, d, e, f, g, h]
+        let mut bytes = [letter; ORDER_BYTES];
+        bytes[1..].copy_from_slice(&count.to_be_bytes());
+        bytes
     }
 
     fn decode(bytes: [u8; ORDER_BYTES]) -> Option<Self> {

@@ -17,7 +17,8 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::{pinning, socket};
+use crate::pinning::{self, Precedence};
+use crate::socket;
 use server::Server;
 
 /// Where the origin listens, all on 127.0.0.1.
@@ -49,7 +50,7 @@ pub(crate) fn serve(cores: &[usize], first: bool) -> Result<()> {
         threads.push(thread::spawn(move || {
             pinning::pin(&[core])?;
             if first {
-                pinning::go_first();
+                pinning::take_precedence(Precedence::Latency)?;
             }
             Server::new()?
                 .with(echo, || Box::new(echo::Echo))

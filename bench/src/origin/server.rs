@@ -79,10 +79,10 @@ impl Server {
             let Some(stream) = socket::accept(listener)? else { return Ok(()) };
             let slot = self.free.pop().unwrap_or(self.connections.len());
             self.poll.add(&stream, Interest::EPOLLIN, slot as u64)?;
-            let made = Some(Connection { stream, service: make(), waits_for: Interest::EPOLLIN });
+            let connection = Some(Connection { stream, service: make(), waits_for: Interest::EPOLLIN });
             match self.connections.get_mut(slot) {
-                Some(place) => *place = made,
-                None => self.connections.push(made),
+                Some(place) => *place = connection,
+                None => self.connections.push(connection),
             }
         }
         Ok(())

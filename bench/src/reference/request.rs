@@ -23,6 +23,8 @@ pub(super) struct Request {
     pub(super) target: SocketAddr,
     /// `None` for CONNECT; for a forward request the part of the head to leave out (`http://authority`).
     pub(super) origin: Option<Range<usize>>,
+    /// Whether it asks for another protocol: bytes both ways from then on.
+    pub(super) upgrades: bool,
 }
 
 /// Reads the head at the start of `bytes`: `Ok(None)` while incomplete, `Err` with the answer to give.
@@ -33,14 +35,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, &'static [u8]> {
     let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
     if let Some(rest) = line.strip_prefix(b"CONNECT ") {
         let target = rest.split(|&byte| byte == b' ').next().and_then(address).ok_or(BAD)?;
-        return Ok(Some(Request { length, target, origin: None }));
+        return Ok(Some(Request { length, target, origin: None, upgrades: false }));
     }
     let method = line.iter().position(|&byte| byte == b' ').ok_or(BAD)?;
     let url = line.get(method + 1..).unwrap_or_default();
     let authority = url.strip_prefix(b"http://").ok_or(BAD)?;
     let size = authority.iter().position(|&byte| byte == b'/').ok_or(BAD)?;
     let target = authority.get(..size).and_then(address).ok_or(BAD)?;
-    Ok(Some(Request { length, target, origin: Some(method + 1..method + 1 + b"http://".len() + size) }))
+    let origin = Some(method + 1..method + 1 + b"http://".len() + size);
+    let mut lines = bytes.get(..length).unwrap_or_default().split(|&byte| byte == b'\n');
+    let upgrades = lines.any(|line| crate::load::head::field(line, b"upgrade").is_some());
+    Ok(Some(Request { length, target, origin, upgrades }))
 }
 
 /// `ip:port`, or `ip` with port 80.
@@ -71,10 +76,16 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_is_noticed_by_its_field() {
+        let head = crate::load::tunnel::upgrade_head("http://127.0.0.1:1", "127.0.0.1:1");
+        assert!(parse(head.as_bytes()).unwrap().unwrap().upgrades);
+    }
+
+    #[test]
     fn what_is_neither_is_refused() {
         assert_eq!(parse(b"CONNECT 127.0.0.1:443 HTTP/1.1\r\n"), Ok(None));
         assert_eq!(parse(b"GET / HTTP/1.1\r\n\r\n"), Err(BAD));
         assert_eq!(parse(b"CONNECT example.com:443 HTTP/1.1\r\n\r\n"), Err(BAD));
-        assert_eq!(parse(&[b'a'; HEAD_BYTES_MAX + 1]), Err(BAD));
+        assert_eq!(parse(&vec![b'a'; HEAD_BYTES_MAX + 1]), Err(BAD));
     }
 }

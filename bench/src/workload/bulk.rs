@@ -1,6 +1,6 @@
 //! Volume: CPU per GB. A fixed volume to its last byte, so that nothing in flight is counted or missed.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{Scene, Workload};
 use crate::load::driver::{self, Until};
@@ -31,6 +31,13 @@ pub(super) fn run(
         session.set(each, false);
     }
     let measured = driver::run(&mut sessions, &plan, &scene.contender.meter, scene.progress)?;
+    let whole = measured.bytes == each * tunnels as u64;
+    ensure!(
+        whole || !measured.failures.is_empty(),
+        "{} bytes moved of {}",
+        measured.bytes,
+        each * tunnels as u64
+    );
     let mut outcome = Outcome::new(&scene.contender.name, workload, &measured);
     outcome.fail(&warmed.failures);
     Ok(outcome.per_volume())

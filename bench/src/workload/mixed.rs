@@ -15,6 +15,7 @@ use crate::load::driver::{self, Plan, Until};
 use crate::load::pace::Pace;
 use crate::load::volume::Direction;
 use crate::outcome::{Figure, Outcome};
+use crate::pinning::{self, Precedence};
 use crate::progress::Progress;
 use crate::statistics::Latency;
 
@@ -35,10 +36,13 @@ pub(super) fn run(
 ) -> Result<Outcome> {
     let mut plan = scene.conditions.plan();
     plan.first = true;
-    let mut exchanges = exchanges(scene, tunnels, MESSAGE_BYTES)?;
     let meter = &scene.contender.meter;
-    let alone = driver::run(&mut exchanges, &plan, meter, scene.progress)?;
+    pinning::take_precedence(Precedence::Conductor)?;
+    let mut messengers = exchanges(scene, tunnels, MESSAGE_BYTES)?;
+    let alone = driver::run(&mut messengers, &plan, meter, scene.progress)?;
+    drop(messengers); // answers may be under way in them
 
+    let mut messengers = exchanges(scene, tunnels, MESSAGE_BYTES)?;
     let mut volumes = volumes(scene, bulk, direction, TRANSFER_BYTES)?;
     for volume in &mut volumes {
         volume.set(TRANSFER_BYTES, false);
@@ -47,9 +51,10 @@ pub(super) fn run(
         Plan { until: lasting(&plan), pace: Pace::Closed, first: false, cores: plan.cores.clone() };
     let (beside, moved) = thread::scope(|scope| {
         let bulk = scope.spawn(|| driver::run(&mut volumes, &beside_plan, meter, &Progress::silent()));
-        let beside = driver::run(&mut exchanges, &plan, meter, scene.progress);
+        let beside = driver::run(&mut messengers, &plan, meter, scene.progress);
         (beside, bulk.join())
     });
+    pinning::take_precedence(Precedence::Ordinary)?;
     let (beside, moved) = (beside?, moved.map_err(|_| anyhow!("the bulk load panicked"))??);
 
     let mut outcome = Outcome::new(&scene.contender.name, workload, &beside);

@@ -186,11 +186,13 @@ impl Workload {
     /// Descriptors that any one process may need.
     pub(crate) const fn descriptors(&self) -> u64 {
         let tunnels = match *self {
-            Self::Idle { tunnels } | Self::Pingpong { tunnels, .. } | Self::Bulk { tunnels, .. } => tunnels,
+            Self::Idle { tunnels }
+            | Self::Pingpong { tunnels, .. }
+            | Self::Bulk { tunnels, .. }
+            | Self::Ws { tunnels, .. } => tunnels,
             Self::Mixed { tunnels, bulk, .. } => tunnels + bulk,
             Self::Connect { clients } | Self::Deny { clients, .. } => clients,
             Self::Http { connections, .. } => connections,
-            Self::Ws { tunnels, .. } => tunnels,
         };
         // Two sockets and two pipes of two ends for each tunnel, and room for the process itself.
         tunnels as u64 * 6 + 4096

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Scene, Workload};
 use crate::contender::DENIED_HOST;
@@ -106,5 +106,6 @@ fn fetch(workload: &Workload, scene: &Scene<'_>, clients: usize, request: &Arc<R
 fn measure<S: Session>(workload: &Workload, scene: &Scene<'_>, sessions: &mut [S]) -> Result<Outcome> {
     let plan: Plan = scene.conditions.plan();
     let measured = driver::run(sessions, &plan, &scene.contender.meter, scene.progress)?;
+    ensure!(measured.operations > 0, "no operation was completed; failures: {:?}", measured.failures);
     Ok(Outcome::new(&scene.contender.name, workload, &measured).per_operation())
 }

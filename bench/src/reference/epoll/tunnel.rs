@@ -27,14 +27,25 @@ pub(super) struct Tunnel {
 enum State {
     /// The first head is awaited.
     Head,
-    /// The origin is dialled; for a CONNECT or for requests.
-    Dialling { target: SocketAddr, connect: bool },
+    /// The origin is dialled.
+    Dialling(Purpose),
     /// Bytes flow both ways.
     Relay,
     /// Requests flow up head by head, responses down as bytes.
     Requests { target: SocketAddr },
     /// An error was answered: close once it is sent.
     Refused,
+}
+
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A CONNECT: to be answered with 200.
+    Connect,
+    /// An upgrade: bytes both ways behind its head.
+    Upgrade,
+    /// Requests to this origin.
+    Requests(SocketAddr),
 }
 
 /// Which socket an event is for.
@@ -63,7 +74,7 @@ impl Tunnel {
         poll: &Poll,
         shop: &mut Shop,
     ) -> io::Result<bool> {
-        if ready.contains(Interest::EPOLLERR) && !matches!(self.state, State::Dialling { .. }) {
+        if ready.contains(Interest::EPOLLERR) && !matches!(self.state, State::Dialling(_)) {
             return Ok(false);
         }
         match (self.state, side) {
@@ -72,8 +83,8 @@ impl Tunnel {
                     return Ok(false);
                 }
             }
-            (State::Dialling { target, connect }, Side::Upstream) => self.dialled(target, connect)?,
-            (State::Dialling { .. }, Side::Client) => {
+            (State::Dialling(purpose), Side::Upstream) => self.dialled(purpose)?,
+            (State::Dialling(_), Side::Client) => {
                 self.wait(Side::Client, Interest::empty(), poll)?; // early bytes: after the dial
                 return Ok(!ready.contains(Interest::EPOLLHUP));
             }
@@ -129,7 +140,11 @@ impl Tunnel {
         poll.add(&upstream, Interest::EPOLLOUT, self.token + 1)?;
         self.interest[1] = Interest::EPOLLOUT;
         self.upstream = Some(upstream);
-        self.state = State::Dialling { target: request.target, connect: request.origin.is_none() };
+        self.state = State::Dialling(match request {
+            Request { origin: None, .. } => Purpose::Connect,
+            Request { upgrades: true, .. } => Purpose::Upgrade,
+            Request { target, .. } => Purpose::Requests(*target),
+        });
         Ok(())
     }
 
@@ -147,17 +162,18 @@ impl Tunnel {
     }
 
     /// The dial has ended, well or not.
-    fn dialled(&mut self, target: SocketAddr, connect: bool) -> io::Result<()> {
+    fn dialled(&mut self, purpose: Purpose) -> io::Result<()> {
         let Some(upstream) = &self.upstream else { return Ok(()) };
         if upstream.take_error()?.is_some() {
             return self.refuse(UNREACHABLE).map(|_| ());
         }
-        if connect {
+        self.state = match purpose {
+            Purpose::Requests(target) => State::Requests { target },
+            Purpose::Connect | Purpose::Upgrade => State::Relay,
+        };
+        if purpose == Purpose::Connect {
             self.down.queue(ESTABLISHED);
             self.down.flush(&self.client)?;
-            self.state = State::Relay;
-        } else {
-            self.state = State::Requests { target };
         }
         self.up.flush(upstream).map(|_| ())
     }
@@ -191,7 +207,7 @@ impl Tunnel {
                 Ok(Some(_)) => return self.refuse(request::BAD),
                 Err(answer) => return self.refuse(answer),
             };
-            if request.target != target {
+            if request.target != target || request.upgrades {
                 self.dial(&request, poll)?;
                 return Ok(true);
             }
@@ -213,7 +229,7 @@ impl Tunnel {
     fn settle(&mut self, poll: &Poll) -> io::Result<bool> {
         let (up, down) = (self.up.wait(), self.down.wait());
         match self.state {
-            State::Head | State::Dialling { .. } => return Ok(true),
+            State::Head | State::Dialling(_) => return Ok(true),
             State::Refused => return Ok(down == Wait::Room),
             State::Requests { .. } if self.down.is_over() => return Ok(false),
             State::Relay if self.up.is_over() && self.down.is_over() => return Ok(false),

@@ -57,9 +57,9 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel for an accepted client, with buffers from the shelf.
-    pub(super) fn new(client: OwnedFd, slot: usize, shelf: &mut Vec<Buffer>) -> Self {
-        let mut take = || shelf.pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
+    /// A tunnel for an accepted client, with spare buffers.
+    pub(super) fn new(client: OwnedFd, slot: usize, spare: &mut Vec<Buffer>) -> Self {
+        let mut take = || spare.pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
         let (up, down) = (take(), take());
         Self {
             slot,
@@ -75,9 +75,9 @@ impl Tunnel {
     }
 
     /// Puts the buffers back.
-    pub(super) fn retire(&mut self, shelf: &mut Vec<Buffer>) {
-        shelf.push(std::mem::take(&mut self.up));
-        shelf.push(std::mem::take(&mut self.down));
+    pub(super) fn retire(&mut self, spare: &mut Vec<Buffer>) {
+        spare.push(std::mem::take(&mut self.up));
+        spare.push(std::mem::take(&mut self.down));
     }
 
     /// Begins to read the head.
