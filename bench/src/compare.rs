@@ -69,6 +69,7 @@ pub(crate) fn run(
     programs: &Programs,
 ) -> Result<Comparison> {
     let profiles: Vec<Profile> = std::iter::once(subject).chain(sides.against.iter().copied()).collect();
+    let workload = &workload.fitted()?;
     let stage = Stage::set(workload, conditions, programs)?;
     let mut standing = Vec::new();
     if !workload.needs_fresh_proxy() {

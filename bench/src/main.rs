@@ -63,6 +63,7 @@ fn act(cli: &Cli) -> Result<u8> {
         Command::Once(workload) => {
             let subject = cli.subject;
             let machine = Machine::look();
+            let workload = &workload.fitted()?;
             let stage = Stage::set(workload, conditions, programs)?;
             let contender = stage.start(subject)?;
             let outcome =

@@ -27,18 +27,15 @@ pub(crate) fn started_on<T>(cores: &[usize], start: impl FnOnce() -> T) -> Resul
     Ok(made)
 }
 
-/// Raises RLIMIT_NOFILE to at least `wanted` descriptors; the processes started later inherit it.
-pub(crate) fn allow_descriptors(wanted: u64) -> Result<()> {
+/// Raises RLIMIT_NOFILE to `wanted` descriptors or as far as this process may, and returns the limit that holds now;
+/// the processes started later inherit it.
+pub(crate) fn raise_descriptors(wanted: u64) -> Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
-    if soft >= wanted {
-        return Ok(());
+    if soft >= wanted || setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_ok() {
+        return Ok(soft.max(wanted));
     }
-    if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
-        bail!(
-            "{wanted} descriptors are needed and the limit is {soft} (hard {hard}): run as root or raise `ulimit -Hn`"
-        );
-    }
-    Ok(())
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("setrlimit")?;
+    Ok(hard)
 }
 
 /// Who runs first on a core that several threads want.

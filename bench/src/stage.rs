@@ -20,9 +20,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Raises the limits, takes the load's cores and starts the origin for `workload`.
+    /// Takes the load's cores and starts the origin for `workload`.
     pub(crate) fn set(workload: &Workload, conditions: &Conditions, programs: &Programs) -> Result<Self> {
-        pinning::allow_descriptors(workload.descriptors())?;
         pinning::pin(&conditions.load_cores)?;
         let cores = conditions.load_cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let mut command = Command::new(std::env::current_exe().context("/proc/self/exe")?);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::leash::on_path;
 use super::{DENIED_HOST, Leashed, Setup, Started, loopback};
-use crate::origin;
+use crate::{origin, pinning};
 
 /// Squid: no cache, no logs, one process.
 pub(super) fn squid(setup: &Setup) -> Result<Started> {
@@ -15,6 +15,7 @@ pub(super) fn squid(setup: &Setup) -> Result<Started> {
     let directory = tempfile::tempdir().context("no temporary directory")?;
     let root = directory.path().display().to_string();
     let address = loopback(origin::free_port()?);
+    let limit = pinning::raise_descriptors(0)?;
     let config = format!(
         "http_port {address}
 acl denied dstdomain {DENIED_HOST}
@@ -22,22 +23,28 @@ http_access deny denied
 http_access allow all
 cache deny all
 access_log none
-cache_log {root}/cache.log
+cache_log none
 cache_store_log none
 pid_filename none
-coredump_dir {root}
-cache_effective_user root
+coredump_dir none
+cache_effective_user proxy
 client_persistent_connections on
 server_persistent_connections on
-max_filedescriptors 65536
+max_filedescriptors {limit}
 shutdown_lifetime 0 seconds
 icon_directory {root}
+mime_table {root}/mime.conf
+unlinkd_program /bin/true
+pinger_enable off
 cache_mem 8 MB
 "
     );
+    fs::write(directory.path().join("mime.conf"), "")?; // it will not start without one
     let file = directory.path().join("squid.conf");
     fs::write(&file, config)?;
-    let arguments = ["-N".into(), "-f".into(), file.display().to_string()];
+    // Squid names its shared memory after the service: one of our own, whatever else runs here.
+    let service = format!("bench{}", std::process::id());
+    let arguments = ["-N".into(), "-n".into(), service, "-f".into(), file.display().to_string()];
     Ok((Leashed::start_in(directory, &program, &arguments, &setup.cores)?, address, Some(403)))
 }
 
@@ -73,7 +80,7 @@ pub(super) fn envoy(setup: &Setup) -> Result<Started> {
         "1",
         "--log-level",
         "error",
-        "--use-dynamic-base-id",
+        "--disable-hot-restart",
     ]
     .map(String::from);
     Ok((Leashed::start_in(directory, &program, &arguments, &setup.cores)?, address, Some(403)))

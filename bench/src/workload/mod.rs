@@ -10,7 +10,7 @@ mod requests;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::contender::Contender;
@@ -19,7 +19,15 @@ use crate::load::pace::Pace;
 use crate::load::volume::Direction;
 use crate::origin::Ports;
 use crate::outcome::Outcome;
+use crate::pinning;
 use crate::progress::Progress;
+
+/// Sockets of a proxy for each tunnel.
+const SOCKETS_PER_TUNNEL: u64 = 2;
+/// The same with a pipe of two ends for each direction.
+const DESCRIPTORS_PER_TUNNEL_MAX: u64 = 6;
+/// Descriptors that a process has besides its tunnels.
+const DESCRIPTORS_BESIDE: u64 = 256;
 
 /// What is asked of a proxy.
 #[derive(Debug, Clone, clap::Subcommand, Serialize)]
@@ -183,8 +191,28 @@ impl Workload {
         matches!(self, Self::Idle { .. })
     }
 
-    /// Descriptors that any one process may need.
-    pub(crate) const fn descriptors(&self) -> u64 {
+    /// The same workload within this machine's limit of descriptors, which is raised as far as may be. Fewer idle
+    /// tunnels do where there is no room for all, and that is said; any other workload is refused.
+    pub(crate) fn fitted(&self) -> Result<Self> {
+        let tunnels = self.tunnels();
+        let limit = pinning::raise_descriptors(tunnels * DESCRIPTORS_PER_TUNNEL_MAX + DESCRIPTORS_BESIDE)?;
+        let room = limit.saturating_sub(DESCRIPTORS_BESIDE) / SOCKETS_PER_TUNNEL;
+        if tunnels <= room {
+            return Ok(self.clone());
+        }
+        ensure!(
+            matches!(self, Self::Idle { .. }) && room > 0,
+            "{tunnels} tunnels need {} descriptors and the limit is {limit}: raise `ulimit -Hn`, or ask for fewer",
+            tunnels * SOCKETS_PER_TUNNEL + DESCRIPTORS_BESIDE
+        );
+        eprintln!(
+            "{room} idle tunnels instead of {tunnels}: the hard limit of descriptors is {limit} (`ulimit -Hn`)"
+        );
+        Ok(Self::Idle { tunnels: room as usize })
+    }
+
+    /// Tunnels or connections that stand at once.
+    const fn tunnels(&self) -> u64 {
         let tunnels = match *self {
             Self::Idle { tunnels }
             | Self::Pingpong { tunnels, .. }
@@ -194,8 +222,7 @@ impl Workload {
             Self::Connect { clients } | Self::Deny { clients, .. } => clients,
             Self::Http { connections, .. } => connections,
         };
-        // Two sockets and two pipes of two ends for each tunnel, and room for the process itself.
-        tunnels as u64 * 6 + 4096
+        tunnels as u64
     }
 }
 
@@ -216,5 +243,5 @@ impl Conditions {
 
 /// The last core: the first is the proxy's.
 fn default_load_cores() -> Vec<usize> {
-    vec![crate::pinning::cores_online().saturating_sub(1)]
+    vec![pinning::cores_online().saturating_sub(1)]
 }
