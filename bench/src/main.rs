@@ -41,11 +41,20 @@ use stage::Stage;
 const EXIT_ERRORS: u8 = 1;
 /// A target was missed and `--strict` was given.
 const EXIT_MISSED: u8 = 2;
+/// The command line is wrong.
+const EXIT_USAGE: u8 = 64;
 /// Nothing could be measured.
 const EXIT_FAILED: u8 = 70;
 
 fn main() -> ExitCode {
-    match act(&Cli::parse()) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // help and version come this way too
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    match act(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("sluice-bench: {error:#}");

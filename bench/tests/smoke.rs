@@ -48,6 +48,12 @@ fn workloads_of_requests_complete_what_was_asked() {
 }
 
 #[test]
+fn several_load_threads_share_the_work() {
+    assert_counts("least", &["--load-cores", "0,0", "pingpong", "--tunnels", "8"]);
+    assert_counts("least", &["--load-cores", "0,0,0,0", "connect", "--clients", "5"]);
+}
+
+#[test]
 fn an_open_loop_completes_what_was_asked_too() {
     assert_counts("least", &["--rate", "3000", "pingpong", "--tunnels", "8"]);
     assert_counts("least", &["--rate", "1500", "connect", "--clients", "8"]);
@@ -153,4 +159,10 @@ fn a_proxy_without_policy_is_not_asked_to_refuse() {
     let output = bench(&["--subject", "least", "--operations", "1", "deny"]);
     assert_eq!(output.status.code(), Some(70));
     assert!(String::from_utf8_lossy(&output.stderr).contains("least has no policy"));
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    assert_eq!(bench(&["--subject", "nobody", "pingpong"]).status.code(), Some(64));
+    assert_eq!(bench(&["--help"]).status.code(), Some(0));
 }

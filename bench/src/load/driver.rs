@@ -117,8 +117,8 @@ pub(crate) fn run<S: Session>(
     meter: &Meter,
     progress: &Progress,
 ) -> Result<Measured> {
-    let threads = plan.cores.len().min(sessions.len()).max(1);
-    let share = sessions.len().div_ceil(threads).max(1);
+    let share = sessions.len().div_ceil(plan.cores.len().max(1)).max(1);
+    let threads = sessions.len().div_ceil(share);
     let start_phase =
         if matches!(plan.until, Until::Operations(_)) { Phase::Measured } else { Phase::WarmUp };
     let board = Board::new(threads, start_phase);
@@ -142,11 +142,6 @@ pub(crate) fn run<S: Session>(
                 board.running.fetch_sub(1, Relaxed);
                 results
             }));
-        }
-        // `chunks_mut` may make fewer chunks than threads were planned: the rest of the barrier is ours.
-        for _ in handles.len()..threads {
-            board.running.fetch_sub(1, Relaxed);
-            scope.spawn(|| gate.wait());
         }
         let watched = watch(&board, &gate, plan.until, meter, progress);
         board.enter(Phase::Over);
