@@ -54,6 +54,16 @@ pub(crate) struct RatioTo {
 }
 
 impl Comparison {
+    /// The yardsticks, each with the subject's ratio to it.
+    pub(crate) fn yardsticks(&self) -> impl Iterator<Item = (&Runs, Ratio)> {
+        self.runs.iter().skip(1).zip(self.ratios.iter().map(|ratio| ratio.ratio))
+    }
+
+    /// The yardstick `name`, which may be the subject's own name: a proxy against itself shows the noise.
+    pub(crate) fn beside(&self, name: &str) -> Option<(&Runs, Ratio)> {
+        self.yardsticks().find(|(runs, _)| runs.name == name)
+    }
+
     /// Operations that failed, over all runs.
     pub(crate) fn errors(&self) -> u64 {
         self.runs.iter().flat_map(|runs| &runs.outcomes).map(|outcome| outcome.errors).sum()

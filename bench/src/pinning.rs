@@ -1,5 +1,5 @@
 //! Where and how this process runs: cores, limits, priority, and its tie to the parent.
-#![allow(unsafe_code)] // one call that nix lacks: sched_setscheduler
+#![allow(unsafe_code)] // two calls that nix lacks: sched_setscheduler and setpriority
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -60,6 +60,15 @@ pub(crate) fn take_precedence(precedence: Precedence) -> Result<()> {
     // SAFETY: the pointer is to a live sched_param; pid 0 is the calling thread.
     if unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } != 0 {
         bail!("SCHED_FIFO refused: run as root, or without a limit on real-time priority");
+    }
+    Ok(())
+}
+
+/// Sets the nice value of the calling thread and of what it starts from now on, -20 to 19.
+pub(crate) fn be_nice(nice: i32) -> Result<()> {
+    // SAFETY: no pointers; 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
+        bail!("nice {nice} refused: below 0 it needs root");
     }
     Ok(())
 }

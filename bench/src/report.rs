@@ -87,11 +87,12 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
         "p99 us",
         "p99.9 us",
     ]);
-    for runs in &comparison.runs {
-        let ratio = comparison.ratios.iter().find(|ratio| ratio.against == runs.name);
-        let over = ratio.map_or(String::new(), |one| format!("{:.3}", one.ratio.of_medians));
-        let rounds = ratio.map_or(String::new(), |one| {
-            let spread = one.ratio.per_round;
+    let subject = comparison.runs.first().map(|runs| (runs, None));
+    let yardsticks = comparison.yardsticks().map(|(runs, ratio)| (runs, Some(ratio)));
+    for (runs, ratio) in subject.into_iter().chain(yardsticks) {
+        let over = ratio.map_or(String::new(), |ratio| format!("{:.3}", ratio.of_medians));
+        let rounds = ratio.map_or(String::new(), |ratio| {
+            let spread = ratio.per_round;
             format!("{:.3} ({:.3} … {:.3})", spread.median, spread.min, spread.max)
         });
         let median = |pick: &dyn Fn(&Outcome) -> Option<f64>| {

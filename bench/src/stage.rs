@@ -23,6 +23,7 @@ impl Stage {
     /// Takes the load's cores and starts the origin for `workload`.
     pub(crate) fn set(workload: &Workload, conditions: &Conditions, programs: &Programs) -> Result<Self> {
         pinning::pin(&conditions.load_cores)?;
+        conditions.nice.map_or(Ok(()), pinning::be_nice)?;
         let cores = conditions.load_cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let mut command = Command::new(std::env::current_exe().context("/proc/self/exe")?);
         command.args(["origin", "--cores", &cores]).stdin(Stdio::null()).stdout(Stdio::piped());

@@ -132,8 +132,7 @@ impl Bound {
         let own = format!("{:.3} {unit}", subject.headline.value);
         let (target, limit, seen, range, figures) = match self {
             Self::Times(limit, reference) => {
-                let ratio = comparison.ratios.iter().find(|ratio| ratio.against == reference.name())?.ratio;
-                let yardstick = comparison.runs.iter().find(|runs| runs.name == reference.name())?;
+                let (yardstick, ratio) = comparison.beside(reference.name())?;
                 let figures = format!("{own} against {:.3} {unit}", yardstick.headline.value);
                 let range = [ratio.per_round.min, ratio.per_round.max];
                 (format!("≤ {limit:.2} × {reference}"), limit, ratio.of_medians, range, figures)

@@ -134,6 +134,9 @@ pub(crate) struct Conditions {
     /// Cores of the load and the origin, one thread of each kind on each
     #[arg(long, global = true, value_delimiter = ',', default_values_t = default_load_cores())]
     pub(crate) load_cores: Vec<usize>,
+    /// Nice value of load, origin and proxies: -20 keeps busy neighbours off their cores [default: unchanged]
+    #[arg(long, global = true, allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..20))]
+    pub(crate) nice: Option<i32>,
 }
 
 /// Everything a run needs.
