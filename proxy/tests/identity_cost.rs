@@ -112,7 +112,7 @@ fn gather(world: &World, listener: &TcpListener, binary: &std::path::Path) -> (V
 fn noted(world: &World, agent: &Client) -> Resolver {
     let (pid, exe) = (agent.pid(), world.dir.path().join("agent"));
     let (tid, start_time, comm) = (pid, agent.start_time(), "agent".to_owned());
-    let seen = Seen { pid, tid, start_time, exe, comm, uid: 0, ancestors: Vec::new() };
+    let seen = Seen { pid, tid, start_time, exe, comm, uid: 0, ancestors: None };
     Resolver::open(Setup { notes: Some(Arc::new(OneNote(seen))), ..world.setup() }).unwrap()
 }
 
