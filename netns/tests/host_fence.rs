@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use scene::Scene;
 use scene::bare::{Bare, run, within};
+use scene::kmsg::{lines_with, open_kmsg_at_its_end};
 use sluice_netns::{Admit, GuardedLink, HostFence, LogLimit, Traffic};
 
 /// How long to wait for an answer that must not come. The ones that must take well below a millisecond.
@@ -67,7 +68,6 @@ impl Host {
 
 /// Guest `number`, on its link, with `admit`.
 fn guarded(scene: &Scene, number: usize, admit: Admit) -> GuardedLink {
-    // Any sandbox's token would do; one of a real sandbox also makes the kernel log from namespaces.
     let sandbox = scene.sandbox(&format!("token-{number}"));
     GuardedLink {
         name: format!("guest-{number}").parse().expect("name"),
@@ -174,6 +174,25 @@ fn an_attached_sandboxs_link_admits_nothing() {
         assert!(!connects(host.guest(0), address), "{address}");
     }
     assert!(host.violations("guest-0").packets > 0);
+}
+
+#[test]
+fn violations_appear_in_the_kernel_log_under_the_sandboxs_prefix() {
+    let (scene, host) = (Scene::new(), Host::start());
+    // A living sandbox makes the kernel log from namespaces; our stand-in for the host is one.
+    let _logging = scene.sandbox("logging");
+    let _server = host.listen("10.9.0.1:22");
+    assert!(reaches(host.guest(0), "10.9.0.1:22"), "the stand-in is broken");
+    let guarded = guarded(&scene, 0, Admit::Nothing);
+    host.load(std::slice::from_ref(&guarded));
+    let mut kmsg = open_kmsg_at_its_end();
+    assert!(!connects(host.guest(0), "10.9.0.1:22"));
+    let prefix = format!("sluice-host[guest-0:{}] ", guarded.token);
+    let lines = lines_with(&mut kmsg, &prefix, 1);
+    let line = lines.first().expect("one");
+    for part in ["IN=tap0 ", "SRC=10.9.0.2 ", "DST=10.9.0.1 ", "PROTO=TCP ", "DPT=22 "] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
 }
 
 #[test]
