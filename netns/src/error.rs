@@ -30,6 +30,12 @@ pub enum Error {
         owner: String,
     },
 
+    /// A text that cannot name a guarded link.
+    #[error(
+        "{0:?} cannot name a sandbox's link: 1 to 15 printable characters, none of / : * \" \\ or blank, and not lo"
+    )]
+    LinkName(String),
+
     /// What was to be attached is no sandbox's namespace but the host's.
     #[error("{0} is the host's own network namespace: fencing it would cut off the host")]
     HostNamespace(String),

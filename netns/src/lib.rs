@@ -19,6 +19,8 @@
 //! 5. [`Sandbox::destroy`] kills what still runs inside (`processes.rs`), unmounts, removes and unlocks. If the
 //!    owner dies first, the lock is free and [`sweep`] (`sweep.rs`) does the same later, and only for the dead.
 //!
+//! Sandboxes that have links of their own also need [`HostFence`] (`fence/host.rs`), one table for all of them.
+//!
 //! [`probe`] answers beforehand whether a host can do all this. Every bound is named in [`limits`].
 //!
 //! ```no_run
@@ -56,7 +58,7 @@ mod token;
 pub use attach::Target;
 pub use enter::inside;
 pub use error::Error;
-pub use fence::{Counters, LogLimit, Traffic};
+pub use fence::{Admit, Counters, GuardedLink, HostFence, LinkName, LogLimit, LogPrefix, Traffic};
 pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;

@@ -4,12 +4,11 @@ mod scene;
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
+use scene::bare::{Bare, run, within};
 use scene::{PATIENCE, Scene, at_once, eventually};
-use sluice_netns::{Error, Outcome, Sandbox, Target, inside, sweep};
+use sluice_netns::{Error, Outcome, Sandbox, Target, sweep};
 
 /// A stand-in for a container: a process in a namespace of its own, with a link to a second namespace that answers
 /// as "the world" on 10.99.0.1.
@@ -18,9 +17,6 @@ struct Container {
     _world: Bare,
     server: TcpListener,
 }
-
-/// A process in a namespace of its own that starts empty. Ends with the test, however that ends.
-struct Bare(Child);
 
 impl Container {
     fn start() -> Self {
@@ -56,48 +52,6 @@ impl Container {
         let world = self.server.local_addr().expect("address");
         within(&self.process, || TcpStream::connect_timeout(&world, PATIENCE).is_ok())
     }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Bare {
-    fn start() -> Self {
-        let process = Command::new("unshare")
-            .args(["--net", "sleep", "infinity"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("run unshare");
-        let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace");
-        let path = format!("/proc/{}/ns/net", process.id());
-        let bare = Self(process);
-        eventually("unshare has run", || std::fs::read_link(&path).is_ok_and(|theirs| theirs != own));
-        bare
-    }
-
-    fn id(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-fn netns_of(process: &Bare) -> OwnedFd {
-    std::fs::File::open(format!("/proc/{}/ns/net", process.id())).expect("namespace").into()
-}
-
-fn within<T: Send>(process: &Bare, work: impl FnOnce() -> T + Send) -> T {
-    inside(netns_of(process).as_fd(), work).expect("enter")
-}
-
-fn run(process: &Bare, command: &[&str]) -> String {
-    let (program, arguments) = command.split_first().expect("a command");
-    let output = within(process, || Command::new(program).args(arguments).output()).expect("run");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 fn attach(scene: &Scene, name: &str, target: &Target) -> Sandbox {

@@ -13,13 +13,13 @@
 
 use std::net::IpAddr;
 
-use nftables::expr::{Expression, MetaKey, NamedExpression, SetItem};
+use nftables::expr::MetaKey;
 use nftables::stmt::Statement;
 use nftables::types::{NfFamily, NfHook};
 
 use super::rules::{
-    FenceTable, LogLimit, TableBuilder, accept, count, drop, field_is, goto, log, meta_is, protocol_is,
-    reject_as_prohibited, reject_with_reset, removal, sent_by_a_process, text, to_local_address,
+    FenceTable, LogLimit, TableBuilder, accept, any_of, count, drop, field_is, goto, log, meta_is,
+    protocol_is, reject_as_prohibited, reject_with_reset, removal, sent_by_a_process, text, to_local_address,
 };
 use super::{LogPrefix, nft};
 use crate::Error;
@@ -87,7 +87,8 @@ impl InnerFence {
         add_sorting(&mut table);
         for (protocol, chain, counter) in PROTOCOLS {
             table.rule(chain, "count exactly", [count(counter)]);
-            table.rule(chain, "log within the limit", log(self.limit, "logged", &self.prefix));
+            let logged = [count("logged"), log(&self.prefix)];
+            table.rule(chain, "log within the limit", self.limit.statement().into_iter().chain(logged));
             table.rule(chain, "refuse at once", refuse(protocol));
         }
         table.finish()
@@ -96,7 +97,8 @@ impl InnerFence {
     fn add_hooks(&self, table: &mut TableBuilder) {
         let family = if self.proxy.is_ipv4() { "ip" } else { "ip6" };
         let to_proxy = field_is(family, "daddr", text(self.proxy.to_string()));
-        table.rule("output", "to and from the proxy", [to_proxy, accept()]);
+        // Most packets by far, so first. By lo: should the address be lost, it must not lead elsewhere.
+        table.rule("output", "to and from the proxy", [meta_is(MetaKey::Oif, "lo"), to_proxy, accept()]);
         table.rule("output", "to and from servers inside", [to_local_address(), accept()]);
         table.rule("output", "everything else", [goto("refuse")]);
         table.rule("forward", "a sandbox is no router", [goto("refuse")]);
@@ -143,7 +145,7 @@ fn add_sorting(table: &mut TableBuilder) {
 }
 
 /// Neighbour and router discovery and multicast membership of IPv6, which the kernel sends by itself on any link.
-fn neighbour_chatter() -> Statement<'static> {
+pub(super) fn neighbour_chatter() -> Statement<'static> {
     let types = [
         "mld-listener-report",
         "mld-listener-done",
@@ -152,8 +154,7 @@ fn neighbour_chatter() -> Statement<'static> {
         "nd-neighbor-advert",
         "mld2-listener-report",
     ];
-    let set = types.into_iter().map(|name| SetItem::Element(text(name))).collect();
-    field_is("icmpv6", "type", Expression::Named(NamedExpression::Set(set)))
+    field_is("icmpv6", "type", any_of(types))
 }
 
 /// Removes the inner fence from the calling thread's namespace; none there is fine.
