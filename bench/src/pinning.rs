@@ -1,6 +1,8 @@
 //! Where and how this process runs: cores, limits, priority, and its tie to the parent.
 #![allow(unsafe_code)] // two calls that nix lacks: sched_setscheduler and setpriority
 
+use std::fs;
+
 use anyhow::{Context, Result, bail};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
@@ -64,13 +66,44 @@ pub(crate) fn take_precedence(precedence: Precedence) -> Result<()> {
     Ok(())
 }
 
-/// Sets the nice value of the calling thread and of what it starts from now on, -20 to 19.
-pub(crate) fn be_nice(nice: i32) -> Result<()> {
-    // SAFETY: no pointers; 0 is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
-        bail!("nice {nice} refused: below 0 it needs root");
+/// Where the kernel keeps the nice value of this session, when it groups processes by session.
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+/// A nice value in force for this process, what it starts, and (under autogrouping, where a thread's own nice value
+/// means nothing to other sessions) its session. The session's goes back to what it was on drop.
+#[derive(Debug)]
+pub(crate) struct Niceness {
+    session_before: Option<i32>,
+}
+
+impl Niceness {
+    /// Sets `nice`, -20 to 19.
+    pub(crate) fn set(nice: i32) -> Result<Self> {
+        // SAFETY: no pointers; 0 is the calling thread.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
+            bail!("nice {nice} refused: below 0 it needs root");
+        }
+        let group = fs::read_to_string(AUTOGROUP).ok(); // absent: no autogrouping
+        let session_before = group.as_deref().and_then(session_nice);
+        if session_before.is_some() {
+            fs::write(AUTOGROUP, nice.to_string())
+                .with_context(|| format!("{AUTOGROUP}: nice {nice} refused"))?;
+        }
+        Ok(Self { session_before })
     }
-    Ok(())
+}
+
+impl Drop for Niceness {
+    fn drop(&mut self) {
+        if let Some(before) = self.session_before {
+            let _ = fs::write(AUTOGROUP, before.to_string());
+        }
+    }
+}
+
+/// The number in `/autogroup-8 nice 0`.
+fn session_nice(text: &str) -> Option<i32> {
+    text.rsplit(' ').next()?.trim().parse().ok()
 }
 
 /// Ends this process when the thread that started it ends, so that nothing outlives a killed bench.
@@ -86,4 +119,16 @@ pub(crate) fn exact_timers() -> Result<()> {
 /// The highest core of this machine, plus one.
 pub(crate) fn cores_online() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nice_value_of_a_session_is_read() {
+        assert_eq!(session_nice("/autogroup-8 nice 0\n"), Some(0));
+        assert_eq!(session_nice("/autogroup-12 nice -20\n"), Some(-20));
+        assert_eq!(session_nice(""), None);
+    }
 }

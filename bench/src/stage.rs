@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::contender::{Contender, Profile, Programs, Setup};
 use crate::origin::Ports;
 use crate::outcome::Outcome;
-use crate::pinning;
+use crate::pinning::{self, Niceness};
 use crate::progress::Progress;
 use crate::workload::{Conditions, Scene, Workload};
 
@@ -17,13 +17,14 @@ use crate::workload::{Conditions, Scene, Workload};
 pub(crate) struct Stage {
     origin: Child,
     setup: Setup,
+    _niceness: Option<Niceness>,
 }
 
 impl Stage {
     /// Takes the load's cores and starts the origin for `workload`.
     pub(crate) fn set(workload: &Workload, conditions: &Conditions, programs: &Programs) -> Result<Self> {
         pinning::pin(&conditions.load_cores)?;
-        conditions.nice.map_or(Ok(()), pinning::be_nice)?;
+        let niceness = conditions.nice.map(Niceness::set).transpose()?;
         let cores = conditions.load_cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let mut command = Command::new(std::env::current_exe().context("/proc/self/exe")?);
         command.args(["origin", "--cores", &cores]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -39,7 +40,7 @@ impl Stage {
         };
         let setup =
             Setup { cores: conditions.proxy_cores.clone(), ports: ports?, programs: programs.clone() };
-        Ok(Self { origin, setup })
+        Ok(Self { origin, setup, _niceness: niceness })
     }
 
     /// Starts a proxy.
