@@ -42,17 +42,18 @@ fn a_signal_is_reported_as_128_and_its_number() {
 fn signals_are_passed_on() {
     const SCRIPT: &str = "
 import signal, sys
-def caught(*_): print('caught'); sys.exit(5)
-signal.signal(signal.SIGUSR1, caught)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 open(sys.argv[1], 'w').close()
-while True: signal.pause()";
+signal.sigwait([signal.SIGUSR1])
+print('caught')
+sys.exit(5)";
     for namespaces in BOTH {
         let directory = tempfile::tempdir().unwrap();
         let ready = directory.path().join("ready");
         let mut launch = command(&["/usr/bin/python3", "-c", SCRIPT, ready.to_str().unwrap()]);
         launch.namespaces = namespaces;
         let outcome = run_with(&launch, |child| {
-            eventually("the handler is set", || ready.exists());
+            eventually("the signal is waited for", || ready.exists());
             child.signaller().unwrap().send(libc::SIGUSR1).unwrap();
         });
         assert_eq!((outcome.status, outcome.stdout.as_str()), (ExitStatus::Exited(5), "caught\n"));
