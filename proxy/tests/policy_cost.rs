@@ -122,7 +122,7 @@ fn a_plain_permit_allocates_nothing() {
         let permit = decide(&policy, &ask);
         let admits = permit
             .as_ref()
-            .is_ok_and(|permit| permit.admits("192.0.2.1".parse().unwrap(), sluice::policy::Reach::Public));
+            .is_ok_and(|permit| permit.admits("192.0.2.1".parse().unwrap(), sluice::address::Reach::Public));
         let used = ALLOCATIONS.with(Cell::get) - before;
         assert!(permit.is_ok() && admits, "{what}");
         drop(permit);

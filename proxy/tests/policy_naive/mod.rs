@@ -5,14 +5,15 @@
 
 use std::path::Path;
 
+use sluice::address::Reach;
 use sluice::destination::{Destination, Host};
 use sluice::policy::host::HostPattern;
 use sluice::policy::model::{Allow, Binaries, Endpoint, RequestPolicy, RequestRule};
 use sluice::policy::path::{CanonicalPath, canonical};
 use sluice::policy::query::is_well_formed;
 use sluice::policy::{
-    Ask, Asker, BinaryFacts, Enforcement, Kind, Policy, PolicyFile, Program, Protocol, Reach, Reason,
-    Request, decide,
+    Ask, Asker, BinaryFacts, Enforcement, Kind, Policy, PolicyFile, Program, Protocol, Reason, Request,
+    decide,
 };
 
 /// What both must agree on.
