@@ -17,10 +17,13 @@ use super::watchdog::{Aim, Cause};
 use crate::destination::Destination;
 use crate::http::chunked::Keep;
 use crate::http::framing::Framing;
-use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
+use crate::http::head::{Nominated, RequestHead, Version};
 use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
+
+/// Interim answers to one request. Origins that report progress send a handful; one that never ends is no answer.
+const INTERIM_MAX: usize = 64;
 
 /// Why an exchange broke off.
 pub(super) enum Broken {
@@ -199,7 +202,7 @@ impl Answer<'_, '_> {
     /// Interim answers, then the final one to its end.
     async fn pass_on(&mut self, progress: &Progress) -> Result<Answered, Broken> {
         let mut reader = ResponseReader::new(self.exchange.session.core.head_limits());
-        loop {
+        for _ in 0..INTERIM_MAX {
             let response = self.read_head(&mut reader).await?;
             if response.status == 101 {
                 return self.switch(&response).await;
@@ -213,6 +216,9 @@ impl Answer<'_, '_> {
             }
             discard(&mut self.inbox, 0..response.len);
         }
+        let mut refusal = Refusal::from(Reject::OriginClosed);
+        refusal.detail = Some(format!("{INTERIM_MAX} interim answers and no final one"));
+        Err(Broken::Unanswered(refusal))
     }
 
     async fn read_head(&mut self, reader: &mut ResponseReader) -> Result<ResponseHead, Broken> {
@@ -241,7 +247,7 @@ impl Answer<'_, '_> {
 
     /// 101, if the client asked for it.
     async fn switch(&mut self, response: &ResponseHead) -> Result<Answered, Broken> {
-        if self.head.upgrade == Upgrade::None {
+        if !response.accepts(self.head.upgrade) {
             return Err(Broken::Unanswered(Reject::UnaskedUpgrade.into()));
         }
         self.tell(response.status);

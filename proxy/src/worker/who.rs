@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::session::Session;
 use super::{Core, Message};
@@ -38,14 +39,23 @@ impl Session {
 
 impl Core {
     async fn ask_who(&self, resolver: &Resolver, query: &Query) -> Option<Arc<Identity>> {
-        let ticket = match resolver.quick(query) {
-            Quick::Known(identity) => return Some(identity),
-            Quick::NeedsScan(ticket) => ticket,
+        let began = Instant::now();
+        let identity = match resolver.quick(query) {
+            Quick::Known(identity) => {
+                self.measures.identity_hits.increment(1);
+                identity
+            }
+            Quick::NeedsScan(ticket) => {
+                self.measures.identity_scans.increment(1);
+                let (number, answer) = self.scans.open();
+                let sender = self.sender.clone();
+                self.scanner
+                    .submit(ticket, move |identity| sender.send(Message::Identified(number, identity)));
+                answer.await.ok()?
+            }
         };
-        let (number, answer) = self.scans.open();
-        let sender = self.sender.clone();
-        self.scanner.submit(ticket, move |identity| sender.send(Message::Identified(number, identity)));
-        answer.await.ok()
+        self.measures.identified(identity.source.label(), began.elapsed().as_secs_f64());
+        Some(identity)
     }
 }
 
