@@ -89,6 +89,7 @@ impl Session {
     ) -> Result<Next, Refusal> {
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
+        self.within_rate()?;
         let may_repeat = received.head.method.is_idempotent() && received.head.framing.is_empty();
         let mut fresh = false;
         loop {

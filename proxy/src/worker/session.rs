@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::buffers::Buffer;
 use super::forward::Route;
 use super::refusal::{Refusal, turn_away};
+use super::relay::since_start;
 use super::socket::{Side, Socket};
 use super::watchdog::{Aim, Cause, Watch};
 use super::who::Caller;
@@ -160,6 +161,11 @@ impl Session {
         let served = self.serve_request(received, &destination, Route::Anywhere).await;
         self.destination = Some(destination);
         served
+    }
+
+    /// Counts one request against the sandbox' rate.
+    pub(super) fn within_rate(&self) -> Result<(), Refusal> {
+        if self.sandbox.may_request(since_start()) { Ok(()) } else { Err(Reject::TooManyRequests.into()) }
     }
 
     /// Who asks, as the policy wants to know it.
