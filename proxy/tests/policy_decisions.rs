@@ -7,10 +7,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use policy_questions::{answer, ask, policy};
+use sluice::address::Reach;
 use sluice::destination::{Destination, Host};
-use sluice::policy::{
-    Ask, Asker, BinaryFacts, Kind, Policy, Program, Protocol, Reach, Reason, Sni, decide, hint,
-};
+use sluice::policy::{Ask, Asker, BinaryFacts, Kind, Policy, Program, Protocol, Reason, Sni, decide, hint};
 
 const CURL: Option<&str> = Some("/usr/bin/curl");
 const PYTHON: Option<&str> = Some("/usr/bin/python3.11");

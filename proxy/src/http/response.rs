@@ -33,7 +33,13 @@ impl ResponseHead {
         self.body.answering(method, self.status)
     }
 
-    /// 1xx but 101: another head follows.
+    /// Whether this switches to a protocol that was offered. A 101 for which this is false is never passed on
+    /// (RFC 9110 section 7.8).
+    pub fn accepts(&self, offered: Upgrade) -> bool {
+        self.status == 101 && offered != Upgrade::None && self.upgrade == offered
+    }
+
+    /// 1xx but 101: another head follows. An HTTP/1.0 client is not shown it (RFC 9110 section 15.2).
     pub fn is_interim(&self) -> bool {
         matches!(self.status, 100 | 102..=199)
     }

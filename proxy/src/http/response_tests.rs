@@ -101,6 +101,24 @@ fn interim_answers_are_told_from_final_ones_and_from_a_switch() {
 }
 
 #[test]
+fn a_switch_counts_only_as_the_answer_to_its_offer() {
+    let accepts = |lines: &str, offered| accepted(&format!("HTTP/1.1 101 x\r\n{lines}\r\n")).accepts(offered);
+    let websocket = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+    assert!(accepts(websocket, Upgrade::WebSocket));
+    assert!(!accepts(websocket, Upgrade::None));
+    assert!(!accepts(websocket, Upgrade::Other));
+    assert!(accepts("Connection: upgrade\r\nUpgrade: tcp\r\n", Upgrade::Other));
+    assert!(!accepts("Connection: upgrade\r\nUpgrade: tcp\r\n", Upgrade::WebSocket));
+    assert!(!accepts("Connection: upgrade\r\nUpgrade: h2c\r\n", Upgrade::Other));
+    assert!(!accepts("Upgrade: websocket\r\n", Upgrade::WebSocket));
+    assert!(!accepts("", Upgrade::WebSocket));
+    assert!(
+        !accepted("HTTP/1.1 200 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .accepts(Upgrade::WebSocket)
+    );
+}
+
+#[test]
 fn a_connection_to_an_origin_is_reused_only_when_its_end_is_certain() {
     let reused = |text: &str, method| accepted(text).is_persistent(method);
     assert!(reused("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Method::Get));

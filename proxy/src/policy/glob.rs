@@ -15,11 +15,13 @@
 //! and `**` mean the same.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use thiserror::Error;
 
-/// Most elements (octets and wildcards) of one pattern; the set of live states then fits four words.
-pub const GLOB_ELEMENTS_MAX: usize = 255;
+/// Most elements (octets and wildcards) between a pattern's first and last wildcard, these included: one bit each, and
+/// one for the end, in a word.
+pub const GLOB_ELEMENTS_MAX: usize = 127;
 
 /// What must not be crossed by `*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub enum Separator {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GlobError {
     /// Longer than [`GLOB_ELEMENTS_MAX`].
-    #[error("the pattern is longer than {GLOB_ELEMENTS_MAX} characters")]
+    #[error("the pattern has more than {GLOB_ELEMENTS_MAX} characters between its first and last wildcard")]
     TooLong,
     /// `{a,b}`.
     #[error("braces are not supported in patterns; write one entry for each alternative")]
@@ -47,7 +49,7 @@ pub enum GlobError {
     LoneBackslash,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Element {
     Octet(u8),
     /// `?` or a class: one octet of the set. The separator is never in it.
@@ -58,15 +60,41 @@ enum Element {
     DeepRun,
 }
 
-/// A compiled pattern.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// A compiled pattern. Equal when written equally.
+#[derive(Clone)]
 pub struct Glob {
     text: Box<str>,
     separator: Option<u8>,
-    /// The octets before the first wildcard.
+    /// The octets before the first wildcard; all of them if there is none.
     prefix: Box<[u8]>,
-    /// From the first wildcard on; empty for a pattern without any.
-    rest: Box<[Element]>,
+    /// What is between; none for a plain text.
+    middle: Option<Middle>,
+    /// Octets outside of wildcards.
+    literal_octets: u16,
+}
+
+#[derive(Clone, Debug)]
+enum Middle {
+    /// A single `*`.
+    Run,
+    /// A single `**`.
+    DeepRun,
+    /// Anything else.
+    Automaton(Box<Automaton>),
+}
+
+impl PartialEq for Glob {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && self.separator == other.separator
+    }
+}
+
+impl Eq for Glob {}
+
+impl Hash for Glob {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
 }
 
 impl fmt::Debug for Glob {
@@ -88,17 +116,32 @@ impl Glob {
             Separator::Slash => Some(b'/'),
             Separator::None => None,
         };
-        let elements = elements(pattern.as_bytes(), separator)?;
-        if elements.len() > GLOB_ELEMENTS_MAX {
-            return Err(GlobError::TooLong);
+        let text = pattern.into();
+        if !pattern.contains(['*', '?', '[', '{', '}', '\\']) {
+            let literal_octets = pattern.len() as u16;
+            return Ok(Self {
+                text,
+                separator,
+                prefix: pattern.as_bytes().into(),
+                middle: None,
+                literal_octets,
+            });
         }
-        let octet = |element: &Element| match element {
+        let elements = elements(pattern.as_bytes(), separator)?;
+        let literal = |element: &Element| match element {
             Element::Octet(octet) => Some(*octet),
             _ => None,
         };
-        let prefix: Box<[u8]> = elements.iter().map_while(octet).collect();
-        let rest = elements.get(prefix.len()..).unwrap_or_default().into();
-        Ok(Self { text: pattern.into(), separator, prefix, rest })
+        let literal_octets = elements.iter().filter_map(literal).count() as u16;
+        let prefix: Box<[u8]> = elements.iter().map_while(literal).collect();
+        let rest = elements.get(prefix.len()..).unwrap_or_default();
+        let middle = match rest {
+            [] => None,
+            [Element::Run] => Some(Middle::Run),
+            [Element::DeepRun] => Some(Middle::DeepRun),
+            _ => Some(Middle::Automaton(Box::new(Automaton::new(rest)?))),
+        };
+        Ok(Self { text, separator, prefix, middle, literal_octets })
     }
 
     /// The pattern as written.
@@ -106,85 +149,109 @@ impl Glob {
         &self.text
     }
 
-    /// Whether the pattern is a plain text.
+    /// The text that a pattern without wildcards stands for.
     pub fn literal(&self) -> Option<&[u8]> {
-        self.rest.is_empty().then_some(&*self.prefix)
+        self.middle.is_none().then_some(&*self.prefix)
     }
 
     /// How much a pattern pins down: its octets outside wildcards.
     pub fn specificity(&self) -> usize {
-        self.prefix.len() + self.rest.iter().filter(|e| matches!(e, Element::Octet(_))).count()
+        usize::from(self.literal_octets)
     }
 
     /// Whether all of `input` matches.
     pub fn matches(&self, input: &[u8]) -> bool {
         let Some(tail) = input.strip_prefix(&*self.prefix) else { return false };
-        match &*self.rest {
-            [] => tail.is_empty(),
-            [Element::DeepRun] => true,
-            [Element::Run] => self.separator.is_none_or(|separator| !tail.contains(&separator)),
-            rest => run(rest, self.separator, tail),
+        match &self.middle {
+            None => tail.is_empty(),
+            Some(Middle::DeepRun) => true,
+            Some(Middle::Run) => self.separator.is_none_or(|separator| !tail.contains(&separator)),
+            Some(Middle::Automaton(automaton)) => automaton.matches(tail, self.separator),
         }
     }
 }
 
-/// Runs the pattern as an automaton: state `i` means that the first `i` elements are used up.
-fn run(rest: &[Element], separator: Option<u8>, input: &[u8]) -> bool {
-    let mut live = States::default();
-    live.enter(0, rest);
-    for &octet in input {
-        let mut next = States::default();
-        for state in live.iter() {
-            match rest.get(state) {
-                Some(Element::Octet(wanted)) if *wanted == octet => next.enter(state + 1, rest),
-                Some(Element::OneOf(set)) if in_set(set, octet) => next.enter(state + 1, rest),
-                Some(Element::Run) if Some(octet) != separator => next.enter(state, rest),
-                Some(Element::DeepRun) => next.enter(state, rest),
-                _ => {}
-            }
-        }
-        if next.is_empty() {
-            return false;
-        }
-        live = next;
-    }
-    live.holds(rest.len())
+/// The elements from the first wildcard on, as a machine that looks at each octet once: bit `i` of its state means
+/// that the first `i` elements are used up.
+#[derive(Clone, Debug)]
+struct Automaton {
+    /// The octets behind the last wildcard; they are not elements.
+    suffix: Box<[u8]>,
+    /// For each octet, its row in `takes`. Octets that no element names share a row.
+    row: Box<[u8; 256]>,
+    /// For each row, the elements that take one such octet and are then used up.
+    takes: Box<[u128]>,
+    /// The elements that are `*`.
+    runs: u128,
+    /// The elements that are `**`.
+    deep_runs: u128,
+    /// All elements are used up.
+    end: u128,
+    /// Whether the last element is `**`, so that the rest of the input does not matter.
+    ends_deep: bool,
 }
 
-/// A set of states from 0 to 255.
-#[derive(Default)]
-struct States([u64; 4]);
-
-impl States {
-    /// Adds a state and those reached from it by runs of no octets.
-    fn enter(&mut self, state: usize, rest: &[Element]) {
-        for state in state..=rest.len() {
-            if let Some(word) = self.0.get_mut(state / 64) {
-                *word |= 1 << (state % 64);
-            }
-            if !matches!(rest.get(state), Some(Element::Run | Element::DeepRun)) {
-                return;
-            }
-        }
-    }
-
-    fn holds(&self, state: usize) -> bool {
-        self.0.get(state / 64).is_some_and(|word| word & (1 << (state % 64)) != 0)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0 == [0; 4]
-    }
-
-    fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.0.iter().enumerate().flat_map(|(index, &word)| {
-            let mut left = word;
-            std::iter::from_fn(move || {
-                let bit = left.trailing_zeros() as usize;
-                left &= left.checked_sub(1)?;
-                Some(index * 64 + bit)
+impl Automaton {
+    fn new(rest: &[Element]) -> Result<Self, GlobError> {
+        let suffix: Vec<u8> = rest
+            .iter()
+            .rev()
+            .map_while(|element| match element {
+                Element::Octet(octet) => Some(*octet),
+                _ => None,
             })
+            .collect();
+        let elements = rest.get(..rest.len() - suffix.len()).unwrap_or_default();
+        if elements.len() > GLOB_ELEMENTS_MAX {
+            return Err(GlobError::TooLong);
+        }
+        let bits = |wanted: &dyn Fn(&Element) -> bool| {
+            elements.iter().enumerate().filter(|(_, e)| wanted(e)).fold(0, |bits, (i, _)| bits | 1_u128 << i)
+        };
+        let mut row = Box::new([0; 256]);
+        let mut takes: Vec<u128> = Vec::new();
+        for octet in 0..=u8::MAX {
+            let taken = bits(&|element| match element {
+                Element::Octet(wanted) => *wanted == octet,
+                Element::OneOf(set) => in_set(set, octet),
+                Element::Run | Element::DeepRun => false,
+            });
+            let known = takes.iter().position(|takes| *takes == taken);
+            row[usize::from(octet)] = known.unwrap_or(takes.len()) as u8;
+            if known.is_none() {
+                takes.push(taken);
+            }
+        }
+        Ok(Self {
+            suffix: suffix.into_iter().rev().collect(),
+            row,
+            takes: takes.into(),
+            runs: bits(&|element| *element == Element::Run),
+            deep_runs: bits(&|element| *element == Element::DeepRun),
+            end: 1 << elements.len(),
+            ends_deep: elements.last() == Some(&Element::DeepRun),
         })
+    }
+
+    fn matches(&self, tail: &[u8], separator: Option<u8>) -> bool {
+        let Some(input) = tail.strip_suffix(&*self.suffix) else { return false };
+        let empty_runs = self.runs | self.deep_runs;
+        // Two runs never stand side by side, so one step over an empty one is enough.
+        let skip = |live: u128| live | (live & empty_runs) << 1;
+        let mut live = skip(1);
+        for &octet in input {
+            if self.ends_deep && live & self.end != 0 {
+                return true;
+            }
+            let row = self.row.get(usize::from(octet)).copied().unwrap_or_default();
+            let takes = self.takes.get(usize::from(row)).copied().unwrap_or_default();
+            let runs = if Some(octet) == separator { self.deep_runs } else { empty_runs };
+            live = skip((live & takes) << 1 | live & runs);
+            if live == 0 {
+                return false;
+            }
+        }
+        live & self.end != 0
     }
 }
 
@@ -289,6 +356,10 @@ mod tests {
             ("/a*b*c", &["/abc", "/aXbXbc"], &["/ab/c", "/abcd"]),
             ("/**x*/y", &["/1/2x3/y", "/x/y"], &["/1/2/y", "/x/1/y"]),
             ("/usr/lib/python3*/**", &["/usr/lib/python3.11/bin/x"], &["/usr/lib/python2/x"]),
+            ("/a*z", &["/az", "/abz"], &["/a", "/z", "/ab/z"]),
+            ("/ab*ba", &["/abba", "/abxba"], &["/aba", "/abb"]),
+            ("/a/**/", &["/a//", "/a/b/"], &["/a/", "/a/b"]),
+            ("/**/?", &["//a", "/b/c"], &["/a", "/b/"]),
             ("/é", &["/é"], &["/e"]),
             ("/A", &["/A"], &["/a"]),
         ] {
@@ -319,21 +390,22 @@ mod tests {
         ] {
             assert_eq!(Glob::new(pattern, Separator::Slash), Err(error), "{pattern}");
         }
-        assert_eq!(Glob::new(&"a".repeat(256), Separator::Slash), Err(GlobError::TooLong));
-        assert!(Glob::new(&"a".repeat(255), Separator::Slash).is_ok());
+        let between = |count| format!("{0}*{1}?{0}", "x".repeat(500), "a".repeat(count));
+        assert_eq!(Glob::new(&between(126), Separator::Slash), Err(GlobError::TooLong));
+        assert!(Glob::new(&between(125), Separator::Slash).is_ok());
     }
 
     #[test]
     fn the_longest_pattern_reaches_its_last_state() {
-        let pattern = format!("*{}", "a".repeat(254));
+        let pattern = format!("*{}?z", "a".repeat(125));
         let glob = Glob::new(&pattern, Separator::Slash).unwrap();
-        assert!(glob.matches("a".repeat(300).as_bytes()));
-        assert!(!glob.matches("a".repeat(253).as_bytes()));
+        assert!(glob.matches(format!("{}bz", "a".repeat(300)).as_bytes()));
+        assert!(!glob.matches(format!("{}bz", "a".repeat(124)).as_bytes()));
     }
 
     #[test]
     fn many_stars_take_linear_time() {
-        let glob = Glob::new(&"*a".repeat(100), Separator::Slash).unwrap();
+        let glob = Glob::new(&"*a".repeat(63), Separator::Slash).unwrap();
         assert!(!glob.matches(&vec![b'b'; 100_000]));
         let mut input = vec![b'a'; 20_000];
         input.push(b'b');

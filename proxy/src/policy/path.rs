@@ -55,13 +55,19 @@ pub fn canonical(path: &[u8]) -> Result<CanonicalPath<'_>, PathError> {
         return Ok(borrowed(path));
     }
     let Some(inside) = path.strip_prefix(b"/") else { return Err(PathError::NotAbsolute) };
-    if path.iter().any(|&octet| octet <= b' ' || matches!(octet, 0x7f | b'?' | b'#')) {
-        return Err(PathError::BadOctet);
+    let mut before = b'/';
+    let (mut escapes, mut dots_or_gaps) = (false, false);
+    for &octet in inside {
+        match octet {
+            0..=b' ' | 0x7f | b'?' | b'#' => return Err(PathError::BadOctet),
+            b'\\' => return Err(PathError::Backslash),
+            b'%' => escapes = true,
+            b'.' | b'/' => dots_or_gaps |= before == b'/',
+            _ => {}
+        }
+        before = octet;
     }
-    if path.contains(&b'\\') {
-        return Err(PathError::Backslash);
-    }
-    if is_plain(inside) {
+    if !escapes && (!dots_or_gaps || is_plain(inside)) {
         return Ok(borrowed(path));
     }
     rewrite(path, inside)
@@ -71,11 +77,8 @@ fn borrowed(path: &[u8]) -> CanonicalPath<'_> {
     CanonicalPath { sent: Cow::Borrowed(path), judged: Cow::Borrowed(path), escaped_slash: false }
 }
 
-/// No escape, no empty segment but the last, no segment that begins with a dot and is or may be a dot segment.
+/// No empty segment but the last, no segment that is or may be taken for a dot segment.
 fn is_plain(inside: &[u8]) -> bool {
-    if inside.contains(&b'%') {
-        return false;
-    }
     let mut segments = inside.split(|&octet| octet == b'/').peekable();
     while let Some(segment) = segments.next() {
         let empty_inside = segment.is_empty() && segments.peek().is_some();

@@ -86,7 +86,7 @@ impl<'s> Exchange<'s> {
         let Answer { inbox, .. } = answer;
         self.session.watch.set_upstream(None);
         let next = match answered? {
-            Answered::Switched => return Ok(self.switched(received.at, &behind, &inbox).await),
+            Answered::Switched => return Ok(self.switched(received.at, behind, inbox).await),
             Answered::Whole { reusable, client_open } => {
                 let whole = upload.has_ended();
                 if reusable && whole && inbox.is_empty() {
@@ -127,13 +127,12 @@ impl<'s> Exchange<'s> {
                 Err(BodyError::Fault(fault)) if !progress.begun.get() => {
                     return Err(Broken::Unanswered(fault.into()));
                 }
-                Err(BodyError::Fault(_)) => return Err(Broken::Late),
-                Err(BodyError::Cut(_)) if self.session.watch.cause().is_some() && !progress.begun.get() => {
+                Err(BodyError::Cut) if self.session.watch.cause().is_some() && !progress.begun.get() => {
                     return Err(Broken::Unanswered(Reject::BodyTimeout.into()));
                 }
-                Err(BodyError::Cut(_)) => return Err(Broken::Late),
+                Err(BodyError::Fault(_) | BodyError::Cut) => return Err(Broken::Late),
                 // The origin no longer listens; it may have said why.
-                Err(BodyError::Unwanted(_)) => {}
+                Err(BodyError::Unwanted) => {}
             },
             answered = &mut down => return answered,
         }
@@ -141,9 +140,9 @@ impl<'s> Exchange<'s> {
     }
 
     /// After 101: the two sockets are a tunnel, what was read of either behind its head included.
-    async fn switched(self, began: Instant, from_client: &[u8], from_origin: &[u8]) -> Next {
+    async fn switched(self, began: Instant, from_client: Buffer, from_origin: Buffer) -> Next {
         let early = (from_client, from_origin);
-        let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down)).await;
+        let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down), None).await;
         let flows = (&self.up, &self.down);
         self.session.tell_closed(
             self.destination,

@@ -22,6 +22,7 @@ mod race;
 mod refusal;
 mod relay;
 mod report;
+mod screen;
 mod session;
 mod socket;
 mod upstream;

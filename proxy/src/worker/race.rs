@@ -126,7 +126,7 @@ mod tests {
     fn a_slow_attempt_is_not_given_up_when_the_next_begins() {
         let dial = |address: SocketAddr| async move {
             if address == at(1) {
-                pending::<()>().await
+                pending::<()>().await;
             }
             Ok::<_, io::Error>("second")
         };

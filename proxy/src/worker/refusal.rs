@@ -76,7 +76,7 @@ impl Refusal {
     }
 
     /// What the client may do about it.
-    fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
+    pub(super) fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
         if let Some(deny) = &self.deny {
             return Some(policy::hint(deny, None));
         }
@@ -101,7 +101,7 @@ impl Refusal {
 impl Session {
     /// Refuses a CONNECT, which always ends the connection (RFC 9931).
     pub(super) async fn refuse_tunnel(&self, destination: &Destination, refusal: Refusal) -> Next {
-        self.refuse(Some(destination), Some((Method::Connect, None)), &refusal).await;
+        self.refuse(Some(destination), Some(Method::Connect), None, &refusal).await;
         Next::Linger
     }
 
@@ -114,26 +114,22 @@ impl Session {
     ) -> Next {
         // A body that nobody reads would be taken for the next request.
         let whole = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
-        let closes = self
-            .refuse(destination, request.map(|(head, octets)| (head.method, Some((head, octets)))), &refusal)
-            .await;
+        let method = request.map(|(head, _)| head.method);
+        let closes = self.refuse(destination, method, request, &refusal).await;
         if closes || !whole { Next::Linger } else { Next::Request }
     }
 
     async fn refuse(
         &self,
         destination: Option<&Destination>,
-        request: Option<(Method, Option<(&RequestHead, &[u8])>)>,
+        method: Option<Method>,
+        request: Option<(&RequestHead, &[u8])>,
         refusal: &Refusal,
     ) -> bool {
         let hint = refusal.hint(self, destination);
-        let (method, head) = (request.map(|(method, _)| method), request.and_then(|(_, head)| head));
-        self.tell_refused(destination, method, head, refusal, hint.as_deref());
+        self.tell_refused(destination, method, request, refusal, hint.as_deref());
         let mut out = self.core.means.buffers.take();
-        let method = request.map(|(method, _)| method);
-        let persistent = request
-            .and_then(|(_, head)| head)
-            .is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        let persistent = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
         let shown = destination.map(ToString::to_string);
         let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
             answer::write_options(&mut out, now(), !persistent);

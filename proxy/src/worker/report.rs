@@ -14,13 +14,14 @@ use crate::event::{Action, Event, Kind, Via};
 use crate::http::head::{Method, RequestHead};
 use crate::http::reject::Blame;
 use crate::measures::Counted;
-use crate::policy::{Endpoint, Permit};
+use crate::policy::{Endpoint, Permit, Sni};
 
 /// What of a permit is left to tell when it has been spent on a dial.
 pub(super) struct Granted {
     endpoint: Option<Arc<Endpoint>>,
     /// Why it would have been refused, if only an audit let it pass.
     audited: Option<&'static str>,
+    sni: Sni,
 }
 
 impl Granted {
@@ -28,7 +29,13 @@ impl Granted {
         Self {
             endpoint: permit.endpoint().cloned(),
             audited: permit.audited().map(|deny| deny.reason.as_str()),
+            sni: permit.sni(),
         }
+    }
+
+    /// Whether TLS in the tunnel must name its host.
+    pub(super) fn verifies_sni(&self) -> bool {
+        self.sni == Sni::Verify
     }
 
     fn rule(&self) -> Option<&str> {

@@ -85,11 +85,6 @@ impl Socket {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
-    /// The address this side is connected to.
-    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr()
-    }
-
     /// This side's own address.
     pub(crate) fn local(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()

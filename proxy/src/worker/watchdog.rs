@@ -154,14 +154,19 @@ impl Watch {
         self.end.set(self.end.get().min(self.clock.get().saturating_add(millis(LAST_WORDS))));
         let aim = self.aim.get();
         match aim {
-            Aim::ClientRead => drop(shutdown(self.client, Shutdown::Read)),
-            Aim::Both => drop(shutdown(self.client, Shutdown::Both)),
+            Aim::ClientRead => shut(self.client, Shutdown::Read),
+            Aim::Both => shut(self.client, Shutdown::Both),
             Aim::Upstream => {}
         }
         if let (Aim::Upstream | Aim::Both, Some(upstream)) = (aim, self.upstream.get()) {
-            drop(shutdown(upstream, Shutdown::Both));
+            shut(upstream, Shutdown::Both);
         }
     }
+}
+
+/// A socket that is not connected any more needs no shutting down.
+fn shut(socket: RawFd, how: Shutdown) {
+    let _ = shutdown(socket, how);
 }
 
 fn millis(duration: Duration) -> u64 {

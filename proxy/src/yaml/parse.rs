@@ -48,7 +48,24 @@ pub fn parse(text: &str, file: &Arc<str>, out: &mut Diagnostics) -> Option<Node>
 /// A collection that is not closed yet.
 enum Open {
     Sequence { items: Vec<Node>, at: (u32, u32) },
-    Mapping { entries: Vec<(Node, Node)>, key: Option<Node>, seen: HashMap<Box<str>, u32>, at: (u32, u32) },
+    Mapping { entries: Vec<(Node, Node)>, key: Option<Node>, seen: Seen, at: (u32, u32) },
+}
+
+/// The lines of a mapping's keys, once there are many; few are found quicker in the entries themselves.
+type Seen = HashMap<Box<str>, u32>;
+
+/// Keys of a mapping that are searched one by one.
+const KEYS_FEW: usize = 16;
+
+/// The line on which a key came before.
+fn first_line(entries: &[(Node, Node)], seen: &mut Seen, key: &str) -> Option<u32> {
+    if entries.len() < KEYS_FEW {
+        return entries.iter().find(|(first, _)| first.text() == Some(key)).map(|(first, _)| first.line);
+    }
+    // A mapping grows by one key at a time, so what is missing here is everything once, then the last.
+    let missing = entries.get(seen.len()..).unwrap_or_default();
+    seen.extend(missing.iter().filter_map(|(key, _)| Some((key.text()?.into(), key.line))));
+    seen.get(key).copied()
 }
 
 struct Builder<'a> {
@@ -145,11 +162,10 @@ impl Builder<'_> {
                         let message = format!("a key must be text, found {}", key.describe());
                         return self.out.error(place(&key), message);
                     };
-                    if let Some(first) = seen.get(text) {
+                    if let Some(first) = first_line(entries, seen, text) {
                         let message = format!("duplicate key \"{}\", first on line {first}", shorten(text));
                         return self.out.error(place(&key), message);
                     }
-                    seen.insert(text.into(), key.line);
                     entries.push((key, node));
                 }
             },
@@ -188,6 +204,16 @@ mod tests {
         let Some(Node { value: Value::Mapping(entries), .. }) = node else { panic!() };
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].1.text(), Some("1"));
+    }
+
+    #[test]
+    fn the_thousandth_key_is_compared_with_the_first() {
+        let mut text: String = (0..1_000).map(|n| format!("k{n}: 1\n")).collect();
+        assert_eq!(tree(&text).1, "");
+        text.push_str("k0: 2\nk999: 2\nk15: 1\nk16: 1\n");
+        let errors = tree(&text).1;
+        let lines: Vec<_> = errors.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+        assert_eq!(lines, ["1", "1000", "16", "17"]);
     }
 
     #[test]
