@@ -150,6 +150,7 @@ pub fn describe() {
         "Direct attempts refused by the fence, from its own counters"
     );
     describe_counter!("sluice_bypass_events_total", "Direct attempts reported, by how the process is known");
+    describe_counter!("sluice_kmsg_forged_total", "Log lines that only looked like ours");
     describe_counter!("sluice_kmsg_lost_total", "Kernel log records overwritten before they were read");
     describe_counter!("sluice_dns_lookups_total", "Names looked up, by where the answer came from");
     describe_histogram!("sluice_dns_duration_seconds", Unit::Seconds, "Names asked of the control plane");

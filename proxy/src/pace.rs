@@ -68,7 +68,11 @@ mod tests {
         assert!(!pace.try_take(at(5_050)));
         assert!(pace.try_take(at(5_100)));
         assert!(!pace.try_take(at(5_100)));
-        assert_eq!((0..20).filter(|_| pace.try_take(at(60_000))).count(), 10, "silence saves up one burst, not more");
+        assert_eq!(
+            (0..20).filter(|_| pace.try_take(at(60_000))).count(),
+            10,
+            "silence saves up one burst, not more"
+        );
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Sandbox {
         &self.name
     }
 
+    /// The same, to be kept.
+    pub fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// The policy in force. One decision reads one snapshot.
     pub fn policy_now(&self) -> Arc<Policy> {
         self.policy.load_full()

@@ -23,7 +23,7 @@ use crate::pace::Pace;
 
 /// Octets one read into the shared scratch may take.
 pub(crate) const SCRATCH_OCTETS: usize = 64 << 10;
-/// A read this large means bulk (FACTS.md, relay engines).
+/// A read this large means bulk (docs/decisions/0002).
 const BULK_OCTETS: usize = 32 << 10;
 /// A splice this small, [`TRICKLES_MAX`] times in a row, means that the bulk is over.
 const TRICKLE_OCTETS: usize = 4 << 10;

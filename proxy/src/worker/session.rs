@@ -63,7 +63,10 @@ pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: So
         Behind::Sandbox(sandbox) => Some(sandbox),
         Behind::Sources(sources) => sources.find(peer.ip()),
     };
-    let Some(sandbox) = sandbox else { return turn_away(&client, Reject::Denied("unknown_source")) };
+    let Some(sandbox) = sandbox else {
+        core.tell_unknown_source(peer);
+        return turn_away(&client, Reject::Denied("unknown_source"));
+    };
     let Some(admitted) = sandbox.admit() else {
         sandbox.measures().denied(Counted::Connection, Reject::TooManyConnections.label());
         return turn_away(&client, Reject::TooManyConnections);
