@@ -1,5 +1,7 @@
 //! A suggested policy loads, allows all that was seen, and nothing that was not.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use std::path::Path;
 
 use proptest::prelude::*;

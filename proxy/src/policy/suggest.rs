@@ -58,20 +58,23 @@ pub struct Suggestion {
 /// Host and port, as text to be written.
 type Target = (String, u16);
 
+/// Method and path pattern.
+type Asked = (String, String);
+
 /// What was asked of one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Requests {
     /// A tunnel; it covers requests too.
     Raw,
     /// These methods and path patterns.
-    Judged(BTreeSet<(String, String)>),
+    Judged(BTreeSet<Asked>),
 }
 
 impl Suggestion {
     /// Collects what was seen.
     pub fn new<'a>(observed: impl IntoIterator<Item = Observed<'a>>) -> Self {
         let mut suggestion = Self::default();
-        let mut seen: BTreeMap<(Target, Option<(String, String)>), BTreeSet<String>> = BTreeMap::new();
+        let mut seen: BTreeMap<(Target, Option<Asked>), BTreeSet<String>> = BTreeMap::new();
         for one in observed {
             match expressible(&one) {
                 Ok((exe, request)) => {
@@ -100,7 +103,7 @@ impl Suggestion {
         suggestion
     }
 
-    fn add(&mut self, programs: BTreeSet<String>, target: Target, request: Option<(String, String)>) {
+    fn add(&mut self, programs: BTreeSet<String>, target: Target, request: Option<Asked>) {
         let endpoints = self.rules.entry(programs).or_default();
         match request {
             None => {
@@ -146,7 +149,7 @@ impl fmt::Display for Suggestion {
             for ((host, port), requests) in endpoints {
                 write!(f, "      - {{host: {}, port: {port}", quoted(host))?;
                 if let Requests::Judged(requests) = requests {
-                    let rule = |(method, path): &(String, String)| {
+                    let rule = |(method, path): &Asked| {
                         format!("{{allow: {{method: {}, path: {}}}}}", quoted(method), quoted(path))
                     };
                     let rules: Vec<_> = requests.iter().map(rule).collect();
@@ -164,7 +167,7 @@ impl fmt::Display for Suggestion {
 }
 
 /// The patterns for a program and a request, or why there are none.
-fn expressible(one: &Observed<'_>) -> Result<(String, Option<(String, String)>), &'static str> {
+fn expressible(one: &Observed<'_>) -> Result<(String, Option<Asked>), &'static str> {
     let exe = one.exe.ok_or("which program asked is not known")?;
     let exe =
         std::str::from_utf8(exe.as_os_str().as_bytes()).map_err(|_| "the program's path is not UTF-8")?;
