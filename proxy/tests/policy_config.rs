@@ -1,5 +1,7 @@
 //! What the configuration loader refuses, in which words, at which place; in all the files it touches, at once.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
