@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::session::Session;
 use super::{Core, Message};
 use crate::event::ProcessView;
-use crate::identity::{Identity, Need, Process, Protocol, Query, Quick, Resolver};
+use crate::identity::{Identity, Need, Process, Protocol, Query, Quick, Resolver, Source};
 use crate::policy::{Asker, BinaryFacts, BinarySet, Policy, Program};
 
 /// A caller as policy and events need it.
@@ -108,9 +108,9 @@ impl Caller {
         self.identity.source.label()
     }
 
-    /// What every source said.
-    pub(super) fn trail(&self) -> &str {
-        &self.trail
+    /// What every source said, where the first one did not know.
+    pub(super) fn trail(&self) -> Option<&str> {
+        (self.identity.source != Source::Witness).then_some(&self.trail)
     }
 }
 
