@@ -4,7 +4,7 @@ use std::io;
 
 use super::session::{Next, Session};
 use super::socket::{Side, Socket};
-use crate::address::Refused;
+use crate::address::{Class, Refused};
 use crate::control::names::NameError;
 use crate::destination::Destination;
 use crate::http::answer::{self, Details};
@@ -83,11 +83,7 @@ impl Refusal {
         let destination = destination.map(ToString::to_string).unwrap_or_default();
         let exe = session.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
         match self.reject {
-            Reject::Address(class) => Some(format!(
-                "{destination} is {}, which the address guard refuses; retrying will not help; only the operator can \
-                 permit it",
-                class.label()
-            )),
+            Reject::Address(class) => Some(address_hint(class, &destination)),
             Reject::NotHttp => Some(format!(
                 "the policy judges requests to {destination} and found no HTTP/1.1 in the tunnel; {exe} must speak \
                  plain HTTP there, or the operator must drop `protocol` from the endpoint"
@@ -95,6 +91,22 @@ impl Refusal {
             Reject::NameNotFound => Some("check the spelling of the host name; the policy allows it".into()),
             _ => None,
         }
+    }
+}
+
+/// Who could let an address through: a policy that names it, or only the operator.
+fn address_hint(class: Class, destination: &str) -> String {
+    let what = class.refusal().trim_start_matches("Denied: ");
+    if class == Class::Public || class.is_nameable() {
+        format!(
+            "{destination} leads to {what}; retrying will not help; ask the operator to name it in the policy, \
+             as host or in allowed_ips"
+        )
+    } else {
+        format!(
+            "{destination} leads to {what}, which no policy can allow; retrying will not help; only the operator \
+             can permit it (--permit-special, permit_special_addresses)"
+        )
     }
 }
 
