@@ -17,7 +17,7 @@ use super::watchdog::{Aim, Cause};
 use crate::destination::Destination;
 use crate::http::chunked::Keep;
 use crate::http::framing::Framing;
-use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
+use crate::http::head::{Nominated, RequestHead, Version};
 use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
@@ -211,7 +211,7 @@ impl Answer<'_, '_> {
         loop {
             let response = self.read_head(&mut reader).await?;
             if response.status == 101 {
-                return self.switch(&response).await;
+                return self.switch(&response, progress).await;
             }
             if !response.is_interim() {
                 return self.finish(&response, progress).await;
@@ -251,9 +251,10 @@ impl Answer<'_, '_> {
         }
     }
 
-    /// 101, if the client asked for it.
-    async fn switch(&mut self, response: &ResponseHead) -> Result<Answered, Broken> {
-        if self.head.upgrade == Upgrade::None {
+    /// 101, if the client asked for that protocol and has nothing more to say in this one: the rest of a body would be
+    /// taken for the other's (RFC 9110 section 7.8).
+    async fn switch(&mut self, response: &ResponseHead, progress: &Progress) -> Result<Answered, Broken> {
+        if !progress.uploaded.get() || !response.accepts(&self.inbox, self.head, self.request) {
             return Err(Broken::Unanswered(Reject::UnaskedUpgrade.into()));
         }
         self.tell(response.status);
