@@ -88,21 +88,35 @@ fn a_refused_dial_is_502_and_says_so() {
     assert_eq!((&event["reason"], &event["status"]), (&"dial_refused".into(), &502.into()));
 }
 
-/// Without a route, in a namespace that has nothing but `lo`.
+/// An address of this test's own on `lo` that the kernel has no way to; it has one again when this is dropped.
+struct NoRoute(String);
+
+impl NoRoute {
+    fn new() -> Self {
+        let [_, high, middle, low] = std::process::id().to_be_bytes();
+        let route = Self(format!("127.{}.{middle}.{low}", 128 + high));
+        assert!(route.ip("add"), "routes need root and ip (iproute2)");
+        route
+    }
+
+    fn ip(&self, verb: &str) -> bool {
+        let words = ["route", verb, "unreachable", &self.0, "table", "local"];
+        std::process::Command::new("ip").args(words).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for NoRoute {
+    fn drop(&mut self) {
+        self.ip("del");
+    }
+}
+
 #[test]
 fn an_unreachable_origin_is_502_and_says_so() {
-    std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("making a network namespace needs root");
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
-        assert!(up.expect("ip (iproute2)").success());
-        let endpoint = "host: 192.0.2.1, port: 9, allowed_ips: [192.0.2.1]".to_owned();
-        let proxy = Setup::default().endpoints(&[endpoint]).start();
-        let mut client = proxy.ask("CONNECT 192.0.2.1:9 HTTP/1.1\r\nHost: 192.0.2.1:9\r\n\r\n");
-        assert_eq!(client.refusal(), (502, "dial_unreachable".into()));
-        client.hears_end();
-    })
-    .join()
-    .unwrap();
+    let route = NoRoute::new();
+    let mut client = Proxy::shared().ask(format!("CONNECT {0}:9 HTTP/1.1\r\nHost: {0}:9\r\n\r\n", route.0));
+    assert_eq!(client.refusal(), (502, "dial_unreachable".into()));
+    client.hears_end();
 }
 
 /// A listener whose backlog is full answers no SYN.
