@@ -132,7 +132,8 @@ impl Watch {
         }
     }
 
-    /// Asks the kernel whose socket it is. TCP sockets are gone by now (FACTS.md); UDP ones mostly are not.
+    /// Asks the kernel whose socket it is. TCP sockets are gone by now (docs/decisions/0004); UDP ones
+    /// mostly are not.
     fn seek(&mut self, name: &str, facts: Facts) {
         let Some(Guarded { watched, .. }) = self.sandboxes.get(name) else { return };
         let query = match (facts.proto, facts.src_port, facts.dst_port, watched.sandbox.resolver()) {

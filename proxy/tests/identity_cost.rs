@@ -17,7 +17,7 @@ use std::time::Duration;
 use identity_world::*;
 use nix::time::{ClockId, clock_gettime};
 use sluice::identity::table::{Line, Tuple, parse};
-use sluice::identity::{DiagSocket, Need, Protocol, Query, Quick, Resolver, Seen, Setup};
+use sluice::identity::{DiagSocket, Members, Need, Protocol, Query, Quick, Resolver, Seen, Setup};
 
 const PROCESSES: usize = 500;
 const CONNECTIONS_EACH: usize = 20;
@@ -79,6 +79,10 @@ fn cost_in_a_crowd() {
     report_prepared("witness, new process", 50, || noted(&world, &agent), |resolver| known(&resolver, &name));
     let noted = noted(&world, &agent);
     report("witness, known process", &mut || known(&noted, &name), ROUNDS);
+    let listed = by_cgroup(&world, &crowd, &agent);
+    settle(&listed, &query);
+    std::thread::sleep(Duration::from_millis(50));
+    report("crowd known and idle, listed by cgroup (proof)", &mut || settle(&listed, &query), ROUNDS);
     for (what, need) in [("new process (name)", Need::Name), ("new process (proof)", Need::Proof)] {
         let (mut newcomers, mut arrived) = (Vec::new(), Vec::new());
         let newcomer = world.binary("newcomer");
@@ -106,6 +110,15 @@ fn gather(world: &World, listener: &TcpListener, binary: &std::path::Path) -> (V
         })
         .collect();
     (crowd, connections)
+}
+
+/// The same sandbox, its processes listed by a file such as a cgroup has.
+fn by_cgroup(world: &World, crowd: &[Client], agent: &Client) -> Resolver {
+    let path = world.dir.path().join("cgroup");
+    fs::create_dir(&path).unwrap();
+    let lines = crowd.iter().chain([agent]).map(|client| format!("{}\n", client.pid()));
+    fs::write(path.join("cgroup.procs"), lines.collect::<String>()).unwrap();
+    Resolver::open(Setup { members: Members::Cgroup(path), ..world.setup() }).unwrap()
 }
 
 /// A resolver that knows nothing yet, and a witness that saw the agent connect.

@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use crate::pinning;
 
-/// Bytes of a copying relay's buffer: the size every engine of FACTS.md was measured with.
+/// Bytes of a copying relay's buffer: the size every engine of docs/decisions/0002 was measured with.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Which design.

@@ -18,6 +18,8 @@ pub enum Stage {
     Allowed,
     /// Allowed although the policy would refuse it.
     Audited,
+    /// Allowed, but the network, the origin or the proxy failed.
+    Failed,
     /// Asked of the proxy and refused.
     Denied,
     /// Tried past the proxy and refused by the kernel.
@@ -113,7 +115,9 @@ pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
     match (event.event, event.action) {
         (Kind::ConnectAllowed | Kind::RequestAllowed, Some(Action::Audited)) => Some(Stage::Audited),
         (Kind::ConnectAllowed | Kind::RequestAllowed, _) => Some(Stage::Allowed),
-        (Kind::ConnectDenied | Kind::RequestDenied, _) => Some(Stage::Denied),
+        (Kind::ConnectDenied | Kind::RequestDenied, _) => {
+            Some(if event.status.is_some_and(|status| status >= 500) { Stage::Failed } else { Stage::Denied })
+        }
         (Kind::BypassDetected | Kind::FenceViolation, _) => Some(Stage::Bypassed),
         _ => None,
     }
@@ -158,6 +162,9 @@ pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
         total(Stage::Denied),
         total(Stage::Bypassed)
     );
+    if total(Stage::Failed) > 0 {
+        let _ = write!(text, ", {} failed", total(Stage::Failed));
+    }
     if total(Stage::Audited) > 0 {
         let _ = write!(text, " ({} of the allowed would be denied: audit)", total(Stage::Audited));
     }
@@ -176,6 +183,7 @@ pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
             match key.stage {
                 Stage::Allowed => "allowed",
                 Stage::Audited => "audited",
+                Stage::Failed => "failed",
                 Stage::Denied => "denied",
                 Stage::Bypassed => "BYPASS",
             },

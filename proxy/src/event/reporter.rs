@@ -52,7 +52,7 @@ impl Reporter {
             return;
         }
         let first = self.ledger.note(event);
-        let refused = matches!(stage, Some(Stage::Denied | Stage::Bypassed | Stage::Audited));
+        let refused = matches!(stage, Some(Stage::Denied | Stage::Failed | Stage::Bypassed | Stage::Audited));
         if refused && (self.words == Words::UpToARate || first) && self.may_speak() {
             speak(event, stage == Some(Stage::Bypassed));
         }

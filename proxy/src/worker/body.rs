@@ -110,6 +110,7 @@ impl Passage<'_> {
             if let Some(left) = left {
                 to.write_all(&left).await.map_err(|_| BodyError::Unwanted)?;
             }
+            self.flow.keep_pace().await;
             match then {
                 Then::Fault(fault) => return Err(BodyError::Fault(fault)),
                 Then::More | Then::End => {}

@@ -47,6 +47,7 @@ impl Session {
     ) -> Result<(Upstream, Granted, Protocol), Refusal> {
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
+        self.within_rate()?;
         let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
         let permit = policy::decide(&policy, &ask)?;
         let granted = Granted::of(&permit);
@@ -142,8 +143,8 @@ impl Session {
     pub(super) fn flows(&self) -> (Flow, Flow) {
         let measures = self.sandbox.measures();
         (
-            Flow::new(measures.up_copied.clone(), measures.up_spliced.clone()),
-            Flow::new(measures.down_copied.clone(), measures.down_spliced.clone()),
+            Flow::new(measures.up_copied.clone(), measures.up_spliced.clone(), self.sandbox.bytes_pace()),
+            Flow::new(measures.down_copied.clone(), measures.down_spliced.clone(), self.sandbox.bytes_pace()),
         )
     }
 }

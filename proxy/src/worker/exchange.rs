@@ -22,6 +22,9 @@ use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
 
+/// Interim answers to one request. Origins that report progress send a handful; one that never ends is no answer.
+const INTERIM_MAX: usize = 64;
+
 /// Why an exchange broke off.
 pub(super) enum Broken {
     /// The origin closed without a word: a connection that was kept may have ended before the request came. The client
@@ -208,7 +211,7 @@ impl Answer<'_, '_> {
     /// Interim answers, then the final one to its end.
     async fn pass_on(&mut self, progress: &Progress) -> Result<Answered, Broken> {
         let mut reader = ResponseReader::new(self.exchange.session.core.head_limits());
-        loop {
+        for _ in 0..INTERIM_MAX {
             let response = self.read_head(&mut reader).await?;
             if response.status == 101 {
                 return self.switch(&response, progress).await;
@@ -222,6 +225,9 @@ impl Answer<'_, '_> {
             }
             discard(&mut self.inbox, 0..response.len);
         }
+        let mut refusal = Refusal::from(Reject::OriginClosed);
+        refusal.detail = Some(format!("{INTERIM_MAX} interim answers and no final one"));
+        Err(Broken::Unanswered(refusal))
     }
 
     async fn read_head(&mut self, reader: &mut ResponseReader) -> Result<ResponseHead, Broken> {

@@ -1,9 +1,11 @@
 //! What a session reports: one event per decision, one at the end of a tunnel.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Core;
 use super::refusal::Refusal;
 use super::relay::Flow;
 use super::session::Session;
@@ -44,6 +46,25 @@ impl Granted {
 
     fn action(&self) -> Action {
         if self.audited.is_some() { Action::Audited } else { Action::Allowed }
+    }
+}
+
+impl Core {
+    /// Somebody who belongs to no sandbox was turned away.
+    pub(super) fn tell_unknown_source(&self, peer: SocketAddr) {
+        metrics::counter!("sluice_connections_total", "sandbox" => "", "kind" => "connect", "action" => "denied", "reason" => "unknown_source")
+            .increment(1);
+        let detail = format!("no sandbox has the source address {}", peer.ip());
+        let mut event = Event::now(Kind::ConnectDenied);
+        event.via = Some(Via::Proxy);
+        event.action = Some(Action::Denied);
+        event.proto = Some("tcp");
+        event.reason = Some("unknown_source");
+        event.src_port = Some(peer.port());
+        event.status = Some(403);
+        event.detail = Some(&detail);
+        event.hint = Some("add a sandbox with this source to the configuration, or keep the client away");
+        self.reporter.report(&event, Urgency::Now);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A TCP socket driven by readiness: wait on the ring, then read or write with a plain non-blocking call.
 //!
-//! Measured (FACTS.md, relay engines): waiting with a poll and reading into a shared scratch costs what io_uring
+//! Measured (docs/decisions/0002): waiting with a poll and reading into a shared scratch costs what io_uring
 //! receive costs in ping-pong, and lets an idle connection hold no buffer at all.
 
 use std::io;

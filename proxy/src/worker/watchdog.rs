@@ -1,7 +1,7 @@
 //! Time-outs that cost nothing while traffic flows: a connection stores when it must be done, a sweep looks now and then.
 //!
 //! An expired connection is woken by shutting its sockets down; it finds the cause in its [`Watch`]. The same way ends
-//! connections that a new policy denies and those left when the worker drains.
+//! those left when the worker or their sandbox stops.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, RawFd};
@@ -23,8 +23,6 @@ pub(crate) enum Cause {
     Expired,
     /// The connection has lived as long as one may.
     TooOld,
-    /// The policy in force now would deny it.
-    PolicyChanged,
     /// The worker or the sandbox is stopping.
     Stopping,
 }
@@ -35,7 +33,6 @@ impl Cause {
         match self {
             Self::Expired => "timeout",
             Self::TooOld => "lifetime",
-            Self::PolicyChanged => "policy_changed",
             Self::Stopping => "stopping",
         }
     }

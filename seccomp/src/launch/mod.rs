@@ -51,7 +51,7 @@ pub struct Launch<'fd> {
     pub hidden: Vec<PathBuf>,
     /// Files whose contents are replaced for this workload. Needs `namespaces.pids`.
     pub replaced: Vec<ReplacedFile>,
-    /// Whether a witness notes its connects; if so [`Child::witness`] must be served from the start.
+    /// Whether a witness notes its connects; if so [`Child::take_witness`] must be served from the start.
     pub witness: bool,
     /// Its relation to the terminal.
     pub terminal: Terminal,
