@@ -102,20 +102,34 @@ fn interim_answers_are_told_from_final_ones_and_from_a_switch() {
 
 #[test]
 fn a_switch_counts_only_as_the_answer_to_its_offer() {
-    let accepts = |lines: &str, offered| accepted(&format!("HTTP/1.1 101 x\r\n{lines}\r\n")).accepts(offered);
+    let accepts = |status: u16, answer: &str, offer: &str| {
+        let answer = format!("HTTP/1.1 {status} x\r\n{answer}\r\n");
+        let asked = format!("GET http://a/ HTTP/1.1\r\nHost: a\r\n{offer}\r\n");
+        let request = crate::http::head::RequestReader::new(HeadLimits::default()).read(asked.as_bytes()).unwrap().unwrap();
+        accepted(&answer).accepts(answer.as_bytes(), &request, asked.as_bytes())
+    };
     let websocket = "Connection: upgrade\r\nUpgrade: websocket\r\n";
-    assert!(accepts(websocket, Upgrade::WebSocket));
-    assert!(!accepts(websocket, Upgrade::None));
-    assert!(!accepts(websocket, Upgrade::Other));
-    assert!(accepts("Connection: upgrade\r\nUpgrade: tcp\r\n", Upgrade::Other));
-    assert!(!accepts("Connection: upgrade\r\nUpgrade: tcp\r\n", Upgrade::WebSocket));
-    assert!(!accepts("Connection: upgrade\r\nUpgrade: h2c\r\n", Upgrade::Other));
-    assert!(!accepts("Upgrade: websocket\r\n", Upgrade::WebSocket));
-    assert!(!accepts("", Upgrade::WebSocket));
-    assert!(
-        !accepted("HTTP/1.1 200 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-            .accepts(Upgrade::WebSocket)
-    );
+    let tcp = "Connection: upgrade\r\nUpgrade: tcp/2\r\n";
+    let several = "Connection: upgrade\r\nUpgrade: tcp/2, WebSocket\r\n";
+    let h2c = "Connection: upgrade\r\nUpgrade: h2c\r\n";
+    for (answer, offer) in [(websocket, websocket), (tcp, tcp), (websocket, several), (several, several)] {
+        assert!(accepts(101, answer, offer), "{answer} {offer}");
+    }
+    let rows = [
+        (websocket, ""),
+        (websocket, "Upgrade: websocket\r\n"),
+        (websocket, tcp),
+        (tcp, websocket),
+        (several, websocket),
+        (h2c, h2c),
+        (h2c, websocket),
+        ("Upgrade: websocket\r\n", websocket),
+        ("", websocket),
+    ];
+    for (answer, offer) in rows {
+        assert!(!accepts(101, answer, offer), "{answer} {offer}");
+    }
+    assert!(!accepts(200, websocket, websocket));
 }
 
 #[test]

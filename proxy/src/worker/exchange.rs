@@ -27,6 +27,9 @@ const INTERIM_MAX: usize = 64;
 
 /// Why an exchange broke off.
 pub(super) enum Broken {
+    /// The origin closed without a word: a connection that was kept may have ended before the request came. The client
+    /// gets this refusal, unless the request can be sent again.
+    Silent(Refusal),
     /// Before the client saw a final answer: it gets this refusal.
     Unanswered(Refusal),
     /// Later, or the client itself is gone: nothing can be said any more.
@@ -79,7 +82,7 @@ impl<'s> Exchange<'s> {
         let sent = self.upstream.socket.write_all(&out).await.is_ok();
         self.up.add_copied(early);
         out.clear();
-        let mut answer = Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out };
+        let mut answer = Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out, heard: false };
         let progress = Progress { begun: Cell::new(false), uploaded: Cell::new(upload.has_ended()) };
         let answered = if upload.has_ended() || !sent {
             answer.pass_on(&progress).await
@@ -167,8 +170,8 @@ impl<'s> Exchange<'s> {
         }
     }
 
-    /// Nothing came of it: the origin closed or failed, or took too long.
-    fn unanswered(&self, error: Option<io::Error>) -> Broken {
+    /// Nothing came of it: the origin closed or failed, or took too long. `heard`: it had begun to answer.
+    fn unanswered(&self, error: Option<io::Error>, heard: bool) -> Broken {
         let reject = match self.session.watch.cause() {
             Some(Cause::Expired) => Reject::OriginTimeout,
             Some(_) => return Broken::Late,
@@ -176,7 +179,11 @@ impl<'s> Exchange<'s> {
         };
         let mut refusal = Refusal::from(reject);
         refusal.detail = error.map(|error| error.to_string());
-        Broken::Unanswered(refusal)
+        if heard || reject == Reject::OriginTimeout {
+            Broken::Unanswered(refusal)
+        } else {
+            Broken::Silent(refusal)
+        }
     }
 }
 
@@ -196,6 +203,8 @@ struct Answer<'e, 's> {
     request: &'e [u8],
     /// What was read of the origin and not yet used.
     inbox: Buffer,
+    /// The origin has said something.
+    heard: bool,
 }
 
 impl Answer<'_, '_> {
@@ -205,7 +214,7 @@ impl Answer<'_, '_> {
         for _ in 0..INTERIM_MAX {
             let response = self.read_head(&mut reader).await?;
             if response.status == 101 {
-                return self.switch(&response).await;
+                return self.switch(&response, progress).await;
             }
             if !response.is_interim() {
                 return self.finish(&response, progress).await;
@@ -233,21 +242,25 @@ impl Answer<'_, '_> {
                 }
             }
             if let Err(error) = upstream.socket.readable().await {
-                return Err(self.exchange.unanswered(Some(error)));
+                return Err(self.exchange.unanswered(Some(error), self.heard));
             }
             let mut scratch = session.core.means.scratch.borrow_mut();
             match upstream.socket.try_read(&mut scratch) {
-                Ok(Some(0)) => return Err(self.exchange.unanswered(None)),
-                Ok(Some(count)) => self.inbox.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+                Ok(Some(0)) => return Err(self.exchange.unanswered(None, self.heard)),
+                Ok(Some(count)) => {
+                    self.heard = true;
+                    self.inbox.extend_from_slice(scratch.get(..count).unwrap_or_default());
+                }
                 Ok(None) => {}
-                Err(error) => return Err(self.exchange.unanswered(Some(error))),
+                Err(error) => return Err(self.exchange.unanswered(Some(error), self.heard)),
             }
         }
     }
 
-    /// 101, if the client asked for it.
-    async fn switch(&mut self, response: &ResponseHead) -> Result<Answered, Broken> {
-        if !response.accepts(self.head.upgrade) {
+    /// 101, if the client asked for that protocol and has nothing more to say in this one: the rest of a body would be
+    /// taken for the other's (RFC 9110 section 7.8).
+    async fn switch(&mut self, response: &ResponseHead, progress: &Progress) -> Result<Answered, Broken> {
+        if !progress.uploaded.get() || !response.accepts(&self.inbox, self.head, self.request) {
             return Err(Broken::Unanswered(Reject::UnaskedUpgrade.into()));
         }
         self.tell(response.status);

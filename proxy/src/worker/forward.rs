@@ -108,8 +108,8 @@ impl Session {
             match exchange.run(received, head).await {
                 Ok(next) => return Ok(next),
                 // The origin had closed the connection we kept: nothing was answered, so asking anew is safe.
-                Err(Broken::Unanswered(_)) if reused && may_repeat => fresh = true,
-                Err(Broken::Unanswered(refusal)) => return Err(refusal),
+                Err(Broken::Silent(_)) if reused && may_repeat => fresh = true,
+                Err(Broken::Silent(refusal) | Broken::Unanswered(refusal)) => return Err(refusal),
                 Err(Broken::Late) => return Ok(Next::Close),
             }
         }
