@@ -40,7 +40,10 @@ fn requests_in_the_tunnel_are_forwarded_over_one_connection() {
     }
     origin.is_untouched();
     let event = proxy.event_about("request.allowed", origin.port());
-    assert_eq!((&event["method"], &event["path"], &event["status"]), (&"GET".into(), &"/public/a".into(), &200.into()));
+    assert_eq!(
+        (&event["method"], &event["path"], &event["status"]),
+        (&"GET".into(), &"/public/a".into(), &200.into())
+    );
 }
 
 #[test]
@@ -84,7 +87,10 @@ fn a_denied_request_with_a_body_ends_the_tunnel() {
     let (mut client, mut upstream) = tunnel(&proxy, &origin);
     let smuggled = get(&origin, "/public/a", "");
     let length = smuggled.len();
-    client.send(format!("POST /out HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\r\n{smuggled}", origin.address()));
+    client.send(format!(
+        "POST /out HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\r\n{smuggled}",
+        origin.address()
+    ));
     let (head, _) = client.message();
     assert_eq!((head.status(), head.field("connection")), (403, Some("close")));
     client.hears_end();
@@ -214,7 +220,8 @@ fn after_101_bytes_are_raw_both_ways_including_those_already_read() {
 fn a_forward_request_may_switch_too() {
     let origin = Origin::new();
     let at = origin.address();
-    let mut client = Proxy::shared().ask(format!("GET http://{at}/socket HTTP/1.1\r\nHost: {at}\r\n{UPGRADE}\r\n"));
+    let mut client =
+        Proxy::shared().ask(format!("GET http://{at}/socket HTTP/1.1\r\nHost: {at}\r\n{UPGRADE}\r\n"));
     let mut upstream = origin.accept();
     upstream.head();
     upstream.send(SWITCHED);
@@ -291,7 +298,8 @@ fn a_101_before_the_request_has_ended_is_502() {
 #[test]
 fn an_http_1_0_request_offers_no_switch() {
     let origin = Origin::new();
-    let mut client = Proxy::shared().ask(format!("GET http://{}/ HTTP/1.0\r\n{UPGRADE}\r\n", origin.address()));
+    let mut client =
+        Proxy::shared().ask(format!("GET http://{}/ HTTP/1.0\r\n{UPGRADE}\r\n", origin.address()));
     let mut upstream = origin.accept();
     assert_eq!(upstream.head().field("upgrade"), None);
     upstream.send(SWITCHED);

@@ -110,7 +110,8 @@ fn a_slow_upload_is_not_a_slow_answer() {
     let proxy = Setup::default().timeouts("first_byte: 1s, head_read: 1s").start();
     let origin = Origin::new();
     let at = origin.address();
-    let mut client = proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 6\r\n\r\n"));
+    let mut client =
+        proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 6\r\n\r\n"));
     let mut upstream = origin.accept();
     upstream.head();
     for part in ["one", "two"] {
@@ -145,7 +146,10 @@ fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
 fn served_in_time(proxy: &Proxy, origin: &Origin) -> bool {
     let began = Instant::now();
     while began.elapsed() < conformance::DEADLINE {
-        let mut client = proxy.ask(format!("OPTIONS http://{}/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n", origin.address()));
+        let mut client = proxy.ask(format!(
+            "OPTIONS http://{}/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n",
+            origin.address()
+        ));
         if client.head().status() == 204 {
             return true;
         }
@@ -223,7 +227,8 @@ fn a_slow_reader_holds_bounded_memory() {
     let before = proxy.resident();
     let mut all = Vec::new();
     for _ in 0..8 {
-        let client = proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: {OCTETS}\r\n\r\n"));
+        let client =
+            proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: {OCTETS}\r\n\r\n"));
         let upstream = origin.accept();
         SockRef::from(upstream.stream()).set_recv_buffer_size(16 << 10).unwrap();
         let sent = fill(&client, OCTETS);
