@@ -2,13 +2,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-BIN := target/release/sluice
+BIN := $(or $(CARGO_TARGET_DIR),target)/release/sluice
 
 # What running needs, and what the tests drive besides (real clients, in real namespaces).
 RUN_PACKAGES := nftables curl
 TEST_PACKAGES := $(RUN_PACKAGES) iproute2 python3 nodejs git
 
-.PHONY: help demo test build lint fmt bench fuzz deny run-packages test-packages clean
+.PHONY: help demo test build lint fmt bench deny run-packages test-packages clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,10 @@ test: test-packages ## Every test, as root, in namespaces they make themselves
 
 build: ## The release binary, in target/release/sluice
 	@cargo build --release --bin sluice
+
+bench: run-packages ## Every cost beside its yardstick, about ten minutes on a quiet machine
+	@cargo build --release -p sluice -p sluice-bench
+	@$(SUDO) $(dir $(BIN))sluice-bench --nice -20 targets
 
 lint: ## Formatting, clippy and documentation, warnings refused
 	@cargo fmt --all --check

@@ -30,6 +30,26 @@ pub enum Error {
         owner: String,
     },
 
+    /// A text that cannot name a guarded link.
+    #[error(
+        "{0:?} cannot name a sandbox's link: 1 to 15 printable characters, none of / : * \" \\ or blank, and not lo"
+    )]
+    LinkName(String),
+
+    /// What was to be attached is no sandbox's namespace but the host's.
+    #[error("{0} is the host's own network namespace: fencing it would cut off the host")]
+    HostNamespace(String),
+
+    /// What was to be attached is not there or not a namespace.
+    #[error(
+        "{0} is not a network namespace; give the pid of a process inside, or a path such as /run/netns/NAME"
+    )]
+    NotANamespace(String),
+
+    /// The namespace is another sandbox's.
+    #[error("that namespace is sandbox {0}'s already")]
+    AttachedAlready(SandboxName),
+
     /// A file, mount or namespace operation failed.
     #[error("cannot {action} {path}: {source}{}", remedy(source))]
     Io {

@@ -9,6 +9,7 @@
 //!
 //! 1. [`Sandbox::create`] (`sandbox.rs`) claims a directory under the state directory and locks it for as long as
 //!    its owner lives (`state/`), and makes sure the kernel logs from namespaces at all (`nf_log.rs`).
+//!    [`Sandbox::attach`] (`attach.rs`) takes a namespace that exists instead of making one.
 //! 2. A short-lived thread makes the namespace and pins it with a bind mount (`namespace.rs`, `enter.rs`), brings
 //!    up `lo` with the proxy's address and default routes that end there (`links.rs`), and loads the inner fence,
 //!    reading it back before anything may run (`fence/`).
@@ -17,6 +18,8 @@
 //! 4. [`Sandbox::counters`] tells what was refused (`fence/counters.rs`).
 //! 5. [`Sandbox::destroy`] kills what still runs inside (`processes.rs`), unmounts, removes and unlocks. If the
 //!    owner dies first, the lock is free and [`sweep`] (`sweep.rs`) does the same later, and only for the dead.
+//!
+//! Sandboxes that have links of their own also need [`HostFence`] (`fence/host.rs`), one table for all of them.
 //!
 //! [`probe`] answers beforehand whether a host can do all this. Every bound is named in [`limits`].
 //!
@@ -32,6 +35,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attach;
 mod enter;
 mod error;
 pub mod fence;
@@ -51,12 +55,13 @@ mod state;
 mod sweep;
 mod token;
 
+pub use attach::Target;
 pub use enter::inside;
 pub use error::Error;
-pub use fence::{Counters, LogLimit, Traffic};
+pub use fence::{Admit, Counters, GuardedLink, HostFence, LinkName, LogLimit, LogPrefix, Traffic};
 pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;
 pub use sandbox::{Kind, Sandbox, Spec};
-pub use sweep::{Swept, sweep};
+pub use sweep::{Outcome, Swept, sweep};
 pub use token::LogToken;

@@ -25,15 +25,16 @@ pub fn all() -> Vec<Probe> {
 
 /// The kernel can be told to log from namespaces.
 pub fn log_setting() -> Probe {
-    let setting = nf_log::read_setting().and_then(|value| {
-        let mode =
-            std::fs::metadata(nf_log::SYSCTL).map_err(Error::io("look at", nf_log::SYSCTL))?.permissions();
+    let setting = nf_log::HOST.read().and_then(|value| {
+        let mode = std::fs::metadata(nf_log::HOST.sysctl)
+            .map_err(Error::io("look at", nf_log::HOST.sysctl))?
+            .permissions();
         let state = if value == "1" { "on" } else { "off; switched on while a sandbox lives" };
         let writable = mode.mode() & 0o200 != 0 && nix::unistd::geteuid().is_root();
         if writable || value == "1" {
             Ok(state.to_owned())
         } else {
-            Err(Error::io("write", nf_log::SYSCTL)(std::io::Error::from_raw_os_error(libc::EACCES)))
+            Err(Error::io("write", nf_log::HOST.sysctl)(std::io::Error::from_raw_os_error(libc::EACCES)))
         }
     });
     finding(
@@ -67,7 +68,7 @@ pub fn nft_in_namespace() -> Probe {
         links::set_up_made(proxy)?;
         let name: SandboxName = "doctor".parse()?;
         let prefix = LogPrefix::inner(&name, LogToken::random()?);
-        InnerFence { proxy, prefix, limit: LogLimit::default() }.load_into_own()?;
+        InnerFence { proxy, prefix, limit: LogLimit::default(), has_links: true }.load_into_own()?;
         Ok("loads into a namespace and reads back as loaded".to_owned())
     });
     finding(

@@ -1,5 +1,6 @@
 //! The processes inside a namespace: finding them, and ending them for certain.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -18,23 +19,25 @@ pub(crate) fn in_namespace(namespace: NamespaceId) -> Result<Vec<u32>, Error> {
         .collect())
 }
 
-/// Kills every process in `namespace` and waits until none is left.
+/// Kills every process in `namespace` and waits until none is left. Returns how many there were.
 pub(crate) fn kill_all(name: &SandboxName, namespace: NamespaceId) -> Result<usize, Error> {
     let begun = Instant::now();
     let mut pause = limits::KILL_POLL_MIN;
-    let mut killed = 0;
+    let mut killed = BTreeSet::new();
     loop {
         // Again from the start each time: a process may have forked between the look and the kill.
         let pids = in_namespace(namespace)?;
         if pids.is_empty() {
-            return Ok(killed);
+            return Ok(killed.len());
         }
         if begun.elapsed() > limits::KILL_WAIT {
             return Err(Error::ProcessesLeft { name: name.clone(), pids, waited: begun.elapsed() });
         }
         for pid in pids {
             match kill_if_inside(pid, namespace) {
-                Ok(true) => killed += 1,
+                Ok(true) => {
+                    killed.insert(pid); // seen again while it is still dying
+                }
                 Ok(false) => {}
                 Err(error) => tracing::warn!(pid, %error, "cannot kill a process of sandbox {name}"),
             }

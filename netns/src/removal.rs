@@ -4,14 +4,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::state::{Claim, Record, RecordedNamespace, StateDir, boot_id};
-use crate::{Error, Kind, NamespaceId, fence, namespace, processes};
+use crate::{Error, Kind, NamespaceId, enter, fence, namespace, processes};
 
 /// Ends and removes the sandbox behind `claim`. Returns how many processes were killed.
 ///
 /// On failure the claim is given up but its directory stays, so that the next sweep tries again.
 pub(crate) fn tear_down(state: &StateDir, claim: Claim) -> Result<usize, Error> {
     let killed = match claim.read_record()? {
-        Some(record) => empty_namespace(&claim, &record)?,
+        Some(record) => leave_namespace(&claim, &record)?,
         // The owner died before it noted anything, hence before anything could run inside or be changed there.
         None => 0,
     };
@@ -20,15 +20,42 @@ pub(crate) fn tear_down(state: &StateDir, claim: Claim) -> Result<usize, Error> 
     Ok(killed)
 }
 
-fn empty_namespace(claim: &Claim, record: &Record) -> Result<usize, Error> {
-    let netns = match namespace::open(&claim.netns_path())? {
-        Some(pinned) => Some(pinned),
-        None => find_unpinned(record)?,
-    };
-    let Some(netns) = netns else { return Ok(0) };
+/// Removes a sandbox that could not be finished.
+pub(crate) fn give_up(state: &StateDir, claim: Claim) {
+    if let Err(error) = tear_down(state, claim) {
+        tracing::error!(%error, "cannot remove a half-made sandbox; the next sweep tries again");
+    }
+}
+
+fn leave_namespace(claim: &Claim, record: &Record) -> Result<usize, Error> {
+    let Some(netns) = find_namespace(claim, record)? else { return Ok(0) };
     match record.kind {
         Kind::Made => processes::kill_all(claim.name(), NamespaceId::of_fd(netns.as_fd())?),
-        Kind::Attached => fence::remove_inner(netns.as_fd()).map(|()| 0),
+        Kind::Attached => {
+            let (added, proxy) = (record.added, record.proxy_address.ip());
+            enter::inside(netns.as_fd(), || {
+                fence::remove_inner_from_own()?;
+                added.remove(proxy)
+            })??;
+            Ok(0)
+        }
+    }
+}
+
+/// Whether `claim` is of an attached namespace in which processes still run. Removing its fence would set them
+/// free, which only an owner may decide.
+pub(crate) fn fences_living_processes(claim: &Claim) -> Result<bool, Error> {
+    let Some(record) = claim.read_record()?.filter(|record| record.kind == Kind::Attached) else {
+        return Ok(false);
+    };
+    let Some(netns) = find_namespace(claim, &record)? else { return Ok(false) };
+    Ok(!processes::in_namespace(NamespaceId::of_fd(netns.as_fd())?)?.is_empty())
+}
+
+fn find_namespace(claim: &Claim, record: &Record) -> Result<Option<OwnedFd>, Error> {
+    match namespace::open(&claim.netns_path())? {
+        Some(pinned) => Ok(Some(pinned)),
+        None => find_unpinned(record),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attach::{self, Target};
 use crate::fence::{self, Counters, InnerFence, LogLimit, LogPrefix};
 use crate::nf_log::{self, LoggingOn};
 use crate::state::{Claim, Record, RecordedNamespace, StateDir};
@@ -49,7 +50,8 @@ pub enum Kind {
     Attached,
 }
 
-/// A living sandbox. Dropping it removes it, as [`Sandbox::destroy`] does, with errors only logged.
+/// A living sandbox. Dropping a made one removes it, as [`Sandbox::destroy`] does, with errors only logged; dropping an
+/// attached one leaves its processes fenced, as the owner's death would.
 #[derive(Debug)]
 pub struct Sandbox {
     kind: Kind,
@@ -79,21 +81,36 @@ impl Sandbox {
         let state = StateDir::new(&spec.state_dir);
         let claim = claim(&state, &spec.name)?;
         match make(spec, &claim) {
-            Ok(made) => Ok(Self {
-                kind: Kind::Made,
-                proxy_address: spec.proxy_address,
-                token: made.token,
-                netns: made.netns,
-                id: made.id,
-                state,
-                name: spec.name.clone(),
-                netns_path: claim.netns_path(),
-                held: Some(Held { claim, logging: made.logging }),
-            }),
+            Ok(fenced) => Ok(Self::living(spec, Kind::Made, state, claim, fenced)),
             Err(error) => {
-                give_up(&state, claim);
+                removal::give_up(&state, claim);
                 Err(error)
             }
+        }
+    }
+
+    /// Takes an existing namespace into custody: fences it and makes the proxy's address in it.
+    ///
+    /// The fence is two-way: servers inside can no longer be reached from outside. A workload that may change the
+    /// rules of its namespace could remove it; the fence on the host's side of its link is for that. If an earlier
+    /// owner of the same namespace and name died, what runs inside stays fenced throughout.
+    pub fn attach(spec: &Spec, target: &Target) -> Result<Self, Error> {
+        let state = StateDir::new(&spec.state_dir);
+        let (claim, fenced) = attach::attach(&state, spec, target)?;
+        Ok(Self::living(spec, Kind::Attached, state, claim, fenced))
+    }
+
+    fn living(spec: &Spec, kind: Kind, state: StateDir, claim: Claim, fenced: Fenced) -> Self {
+        Self {
+            kind,
+            proxy_address: spec.proxy_address,
+            token: fenced.token,
+            netns: fenced.netns,
+            id: fenced.id,
+            state,
+            name: spec.name.clone(),
+            netns_path: claim.netns_path(),
+            held: Some(Held { claim, logging: fenced.logging }),
         }
     }
 
@@ -161,7 +178,7 @@ impl Sandbox {
     /// Kills every process inside, then removes the namespace, its directory and its lock. The namespace itself
     /// ends when the last socket made inside it is closed.
     ///
-    /// An attached namespace keeps its processes and loses only what was put into it.
+    /// An attached namespace keeps its processes and loses only what was put into it, the fence included.
     pub fn destroy(mut self) -> Result<(), Error> {
         self.tear_down()
     }
@@ -177,7 +194,12 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if let Err(error) = self.tear_down() {
+        let done = match self.kind {
+            Kind::Made => self.tear_down(),
+            // As if the owner had died: what runs inside stays fenced.
+            Kind::Attached => self.held.take().map_or(Ok(()), |held| held.logging.release()),
+        };
+        if let Err(error) = done {
             tracing::error!(name = %self.name, %error, "cannot remove a sandbox; the next sweep tries again");
         }
     }
@@ -200,21 +222,20 @@ fn claim(state: &StateDir, name: &SandboxName) -> Result<Claim, Error> {
     if let Some(claim) = guard.claim(name)? {
         return Ok(claim);
     }
-    let owner = guard.read_record(name)?.map_or_else(|| "?".to_owned(), |record| record.pid.to_string());
-    Err(Error::Exists { name: name.clone(), owner })
+    Err(guard.exists(name)?)
 }
 
-/// What [`make`] made.
-struct Made {
-    token: LogToken,
-    netns: OwnedFd,
-    id: NamespaceId,
-    logging: LoggingOn,
+/// A namespace behind a fence that was read back.
+pub(crate) struct Fenced {
+    pub(crate) token: LogToken,
+    pub(crate) netns: OwnedFd,
+    pub(crate) id: NamespaceId,
+    pub(crate) logging: LoggingOn,
 }
 
-fn make(spec: &Spec, claim: &Claim) -> Result<Made, Error> {
+fn make(spec: &Spec, claim: &Claim) -> Result<Fenced, Error> {
     let token = LogToken::random()?;
-    let logging = nf_log::ensure()?;
+    let logging = nf_log::HOST.ensure()?;
     // Noted before the namespace is pinned: a sweeper kills only in what is known to be made by us.
     let mut record = Record::new(Kind::Made, token, spec.proxy_address)?;
     claim.write_record(&record)?;
@@ -222,6 +243,7 @@ fn make(spec: &Spec, claim: &Claim) -> Result<Made, Error> {
         proxy: spec.proxy_address.ip(),
         prefix: LogPrefix::inner(&spec.name, token),
         limit: spec.log_limit,
+        has_links: false,
     };
     let path = claim.netns_path();
     let (netns, namespace) = enter::on_own_thread(|| {
@@ -234,12 +256,5 @@ fn make(spec: &Spec, claim: &Claim) -> Result<Made, Error> {
     })?;
     record.namespace = Some(namespace);
     claim.write_record(&record)?;
-    Ok(Made { token, netns, id: namespace.id, logging })
-}
-
-/// Removes a sandbox that could not be finished.
-fn give_up(state: &StateDir, claim: Claim) {
-    if let Err(error) = removal::tear_down(state, claim) {
-        tracing::error!(%error, "cannot remove a half-made sandbox; the next sweep tries again");
-    }
+    Ok(Fenced { token, netns, id: namespace.id, logging })
 }

@@ -12,19 +12,33 @@ pub struct Swept {
     pub name: SandboxName,
     /// The owner that died, if it had come to noting itself.
     pub owner: Option<u32>,
-    /// How many processes were killed, or why the sandbox is still there (the next sweep tries again).
-    pub outcome: Result<usize, Error>,
+    /// What was done, or why the sandbox is still there (the next sweep tries again).
+    pub outcome: Result<Outcome, Error>,
+}
+
+/// What a sweep did with a dead owner's sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is gone.
+    Removed {
+        /// How many processes had to be killed.
+        killed: usize,
+    },
+    /// It is an attached namespace in which processes still run, so its fence was kept: they have no way out until
+    /// somebody attaches again under the same name. A sweep never opens a fence.
+    KeptFenced,
 }
 
 /// Removes every sandbox under `state_dir` whose owner is dead: kills the processes in it, unmounts and removes.
 ///
-/// Living owners' sandboxes and everything else on the host are left alone. Also restores the kernel's log setting
+/// Living owners' sandboxes, attached namespaces in which something still runs ([`Outcome::KeptFenced`]) and
+/// everything else on the host are left alone. Also restores the kernel's log setting
 /// if no sandbox lives any more. Safe to call at any time, from several processes at once.
 pub fn sweep(state_dir: &Path) -> Result<Vec<Swept>, Error> {
     let state = StateDir::new(state_dir);
     let dead = if state.exists() { claim_dead(&state)? } else { Vec::new() };
     let swept = dead.into_iter().map(|(claim, owner)| remove(&state, claim, owner)).collect();
-    nf_log::restore_if_unused()?;
+    nf_log::HOST.restore_if_unused()?;
     Ok(swept)
 }
 
@@ -42,9 +56,13 @@ fn claim_dead(state: &StateDir) -> Result<Vec<(Claim, Option<u32>)>, Error> {
 
 fn remove(state: &StateDir, claim: Claim, owner: Option<u32>) -> Swept {
     let name = claim.name().clone();
-    let outcome = removal::tear_down(state, claim);
+    let outcome = match removal::fences_living_processes(&claim) {
+        Ok(true) => Ok(Outcome::KeptFenced),
+        Ok(false) => removal::tear_down(state, claim).map(|killed| Outcome::Removed { killed }),
+        Err(error) => Err(error),
+    };
     match &outcome {
-        Ok(killed) => tracing::info!(%name, ?owner, killed, "removed the sandbox of a dead owner"),
+        Ok(done) => tracing::info!(%name, ?owner, ?done, "swept the sandbox of a dead owner"),
         Err(error) => tracing::error!(%name, ?owner, %error, "cannot remove the sandbox of a dead owner"),
     }
     Swept { name, owner, outcome }

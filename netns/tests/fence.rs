@@ -2,14 +2,13 @@
 
 mod scene;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use scene::{Scene, at_once, eventually};
+use scene::kmsg::{lines_with, open_kmsg_at_its_end};
+use scene::{Scene, at_once};
 use sluice_netns::{LogLimit, Sandbox, inside};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -213,15 +212,7 @@ fn refusals_appear_in_the_kernel_log_under_the_sandboxs_prefix() {
     .expect("enter");
     let prefix = sandbox.log_prefix();
     assert_eq!(prefix.as_str(), format!("sluice[logged:{}] ", sandbox.log_token()));
-    let mut lines = Vec::new();
-    eventually("four lines in the kernel log", || {
-        while let Some(record) = next_record(&mut kmsg) {
-            // `<level and facility>,<number>,<time>,<flags>;<text>`
-            lines.extend(record.split_once(';').map(|(_, text)| text.to_owned()));
-        }
-        lines.retain(|line| line.starts_with(prefix.as_str()));
-        lines.len() >= 4
-    });
+    let lines = lines_with(&mut kmsg, prefix.as_str(), 4);
     for expected in [
         "DST=192.0.2.1 .*PROTO=TCP .*DPT=80 .*UID=0",
         "DST=2001:0db8:0000:0000:0000:0000:0000:0001 .*PROTO=TCP .*DPT=80 .*UID=0",
@@ -284,28 +275,4 @@ fn no_connection_tracking_is_switched_on() {
     let rules = String::from_utf8(rules.stdout).expect("UTF-8");
     assert!(rules.contains("table inet sluice"), "{rules}");
     assert!(!rules.split_whitespace().any(|word| word == "ct"), "{rules}");
-}
-
-/// /dev/kmsg, at what comes next.
-fn open_kmsg_at_its_end() -> File {
-    let mut kmsg = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-        .expect("open /dev/kmsg (needs root or CAP_SYSLOG)");
-    kmsg.seek(SeekFrom::End(0)).expect("seek");
-    kmsg
-}
-
-/// The next record, if there is one. A reader that was overtaken gets EPIPE once and goes on.
-fn next_record(kmsg: &mut File) -> Option<String> {
-    let mut record = [0; 8192];
-    loop {
-        match kmsg.read(&mut record) {
-            Ok(length) => return Some(String::from_utf8_lossy(&record[..length]).into_owned()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(error) => panic!("/dev/kmsg: {error}"),
-        }
-    }
 }

@@ -14,7 +14,12 @@ use sluice_netns::{Error, Kind, Sandbox, inside, sweep};
 /// A process inside `sandbox` that does nothing for ever.
 fn sleeper(sandbox: &Sandbox) -> Child {
     inside(sandbox.netns(), || {
-        Command::new("sleep").arg("infinity").stdin(Stdio::null()).spawn().expect("spawn sleep")
+        Command::new("sleep")
+            .arg("infinity")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("spawn sleep")
     })
     .expect("enter")
 }

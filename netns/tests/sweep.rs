@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 use scene::{Scene, eventually};
-use sluice_netns::{Sandbox, inside, sweep};
+use sluice_netns::{Outcome, Sandbox, inside, sweep};
 
 /// Not a test: the body of the process that the tests kill. It makes a sandbox with a process in it, says so, and
 /// waits until its input ends.
@@ -57,7 +57,7 @@ fn runs(pid: u32) -> bool {
 #[test]
 fn what_a_killed_owner_left_is_removed_and_nothing_else() {
     let scene = Scene::new();
-    let mut bystander = Command::new("sleep").arg("infinity").spawn().expect("spawn");
+    let mut bystander = Command::new("sleep").arg("infinity").stdout(Stdio::null()).spawn().expect("spawn");
     let living = scene.sandbox("living");
     let (mut dead, workload) = start_owner(&scene, "dead");
     let (mut other_living, other_workload) = start_owner(&scene, "other-living");
@@ -71,7 +71,7 @@ fn what_a_killed_owner_left_is_removed_and_nothing_else() {
     assert_eq!(swept.len(), 1, "{swept:?}");
     let first = swept.first().expect("one");
     assert_eq!((first.name.as_str(), first.owner), ("dead", Some(owner_pid)));
-    assert_eq!(*first.outcome.as_ref().expect("removed"), 1);
+    assert_eq!(*first.outcome.as_ref().expect("removed"), Outcome::Removed { killed: 1 });
 
     eventually("the workload is gone", || !runs(workload));
     assert!(!scene.sandbox_dir("dead").exists());
@@ -132,7 +132,11 @@ fn a_namespace_without_a_record_of_being_ours_keeps_its_processes() {
     // A directory of a dead owner in which somebody else's namespace is mounted, with no record that we made it.
     let dir = scene.sandbox_dir("foreign");
     std::fs::create_dir(&dir).expect("mkdir");
-    let mut foreign = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().expect("spawn");
+    let mut foreign = Command::new("unshare")
+        .args(["--net", "sleep", "infinity"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("spawn");
     let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace");
     let path = format!("/proc/{}/ns/net", foreign.id());
     eventually("unshare has run", || std::fs::read_link(&path).is_ok_and(|theirs| theirs != own));
@@ -159,7 +163,10 @@ fn a_namespace_whose_mount_is_gone_is_known_by_its_cookie() {
     let netns = scene.sandbox_dir("unmounted").join("netns");
     assert!(Command::new("umount").arg(&netns).status().expect("umount").success());
     let swept = sweep(scene.state_dir()).expect("sweep");
-    assert_eq!(*swept.first().expect("one").outcome.as_ref().expect("removed"), 1);
+    assert_eq!(
+        *swept.first().expect("one").outcome.as_ref().expect("removed"),
+        Outcome::Removed { killed: 1 }
+    );
     eventually("the workload is gone", || !runs(workload));
     scene.assert_nothing_left();
 }
@@ -178,7 +185,10 @@ fn a_namespace_that_merely_has_the_inode_is_left_alone() {
     std::fs::write(dir.join("sandbox.json"), record.to_string()).expect("write");
 
     let swept = sweep(scene.state_dir()).expect("sweep");
-    assert_eq!(*swept.first().expect("one").outcome.as_ref().expect("removed"), 0);
+    assert_eq!(
+        *swept.first().expect("one").outcome.as_ref().expect("removed"),
+        Outcome::Removed { killed: 0 }
+    );
     assert!(runs(workload), "a process of another namespace was killed");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(workload.cast_signed()),

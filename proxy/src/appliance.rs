@@ -17,12 +17,11 @@ use thiserror::Error;
 use crate::address::Guard;
 use crate::control::Control;
 use crate::control::names::Names;
-use crate::event::Reporter;
-use crate::event::Words;
-use crate::event::journal::{Journal, Target, Writer};
+use crate::event::journal::{Journal, Target, Urgency, Writer};
 use crate::event::ledger::Ledger;
+use crate::event::{Event, Kind, ProcessView, Reporter, Words};
 use crate::http::rewrite::Pseudonym;
-use crate::identity::{Elsewhere, Scanner};
+use crate::identity::{Changed, Elsewhere, Images, Scanner};
 use crate::limits::Limits;
 use crate::sandbox::{Sandbox, Sources};
 use crate::watch::{Watch, Watched};
@@ -55,6 +54,9 @@ pub struct Plan {
     pub dial_from: Option<OwnedFd>,
     /// Names answered without asking anybody.
     pub names: HashMap<Box<str>, Arc<[IpAddr]>>,
+    /// Whether every program that asks is hashed, for events and to notice changes; otherwise only where a policy pins a
+    /// hash.
+    pub hash_always: bool,
     /// Where events go.
     pub events: Target,
     /// Which refusals are said in words.
@@ -72,6 +74,7 @@ impl Default for Plan {
             permit_special: Vec::new(),
             dial_from: None,
             names: HashMap::new(),
+            hash_always: false,
             events: Target::None,
             words: Words::UpToARate,
         }
@@ -101,7 +104,7 @@ pub enum StartError {
     #[error(transparent)]
     Monitor(#[from] MonitorError),
     /// A listener for external sandboxes.
-    #[error("cannot listen on {address}: {source}; choose another address, or end what uses it")]
+    #[error("cannot listen on {address}; choose another address, or end what uses it")]
     Listen {
         /// As configured.
         address: SocketAddr,
@@ -131,6 +134,10 @@ impl Appliance {
         let reporter = Reporter::new(journal, Arc::new(Ledger::default()), plan.words);
         let control = Control::start().map_err(part("the control plane"))?;
         let scanner = Arc::new(Scanner::start(SCANS_WAITING_MAX).map_err(part("the identity scanner"))?);
+        let told = reporter.clone();
+        let images =
+            Images::start(move |change| tell_changed(&told, &change)).map_err(part("the hashing thread"))?;
+        let images = Arc::new(images);
         let elsewhere = Arc::new(Elsewhere::with_host().map_err(part("identity"))?);
         let names = Names::new(control.runtime().clone(), plan.names);
         let guard = keep_guard(&control, plan.permit_special, plan.listeners, plan.dial_from.is_some());
@@ -149,6 +156,9 @@ impl Appliance {
                 guard: Arc::clone(&guard),
                 pseudonym: pseudonym.clone(),
                 scanner: Arc::clone(&scanner),
+                images: Arc::clone(&images),
+                hash_always: plan.hash_always,
+                reporter: reporter.clone(),
             };
             workers.push(Worker::start(settings).map_err(part("a worker"))?);
         }
@@ -193,8 +203,6 @@ impl Appliance {
 
     /// Serves external sandboxes on the host's listener, every worker with a socket of its own.
     pub fn serve_sources(&self, address: SocketAddr, sources: &Arc<Sources>) -> Result<(), StartError> {
-        // With SO_REUSEPORT a second daemon would quietly share the port: find it first.
-        TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?;
         for worker in &self.workers {
             let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
             worker.serve(Behind::Sources(Arc::clone(sources)), listener);
@@ -229,6 +237,17 @@ impl Appliance {
         }
     }
 
+    /// What the witness calls for each note: towards anything but `proxy` a log line is due, and the bypass core looks at
+    /// once instead of at the kernel's next tick.
+    pub fn bypass_alert(&self, proxy: SocketAddr) -> Option<impl Fn(SocketAddr) + Send + use<>> {
+        let handle = self.monitor.as_ref()?.handle();
+        Some(move |destination| {
+            if destination != proxy {
+                let _ = handle.nudge();
+            }
+        })
+    }
+
     /// Stops serving the sandbox and ends its connections.
     pub fn forget(&self, sandbox: &Arc<Sandbox>) {
         for worker in &self.workers {
@@ -243,6 +262,9 @@ impl Appliance {
         }
         if self.monitor.as_ref().is_some_and(|monitor| !monitor.is_running()) {
             return Err("the bypass core has died");
+        }
+        if !self.control.is_alive() {
+            return Err("the control plane has died");
         }
         Ok(())
     }
@@ -266,6 +288,30 @@ impl Appliance {
             writer.close();
         }
     }
+}
+
+/// A path runs another binary than at first.
+fn tell_changed(reporter: &Reporter, change: &Changed) {
+    let (now, path) = (change.now.to_string(), change.path.to_string_lossy());
+    let detail = format!("first seen as sha256 {}", change.first);
+    let mut event = Event::now(Kind::BinaryChanged);
+    event.sandbox = Some(&change.sandbox);
+    event.uid = Some(change.process.uid);
+    event.process = Some(ProcessView {
+        pid: change.process.pid,
+        exe: Some(&path),
+        sha256: Some(&now),
+        comm: Some(&change.process.comm),
+        ancestors: &[],
+    });
+    event.detail = Some(&detail);
+    reporter.report(&event, Urgency::Now);
+    tracing::warn!(
+        sandbox = &*change.sandbox,
+        path = &*path,
+        now,
+        "a binary has changed since it was first seen"
+    );
 }
 
 fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, MonitorError> {
@@ -308,6 +354,12 @@ fn own_addresses() -> Vec<IpAddr> {
             v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         })
         .collect()
+}
+
+/// Finds out whether somebody listens there already: with SO_REUSEPORT a second daemon would quietly share the port. To
+/// be asked before anything is started.
+pub fn check_free(address: SocketAddr) -> Result<(), StartError> {
+    TcpListener::bind(address).map(drop).map_err(|source| StartError::Listen { address, source })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

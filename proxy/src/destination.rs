@@ -67,25 +67,16 @@ impl<'b> HostRef<'b> {
         if name.len() > HOST_OCTETS_MAX {
             return Err(HostError::TooLong);
         }
-        if let Ok(ip) = name.parse::<Ipv4Addr>() {
-            return Ok(Self::Ip(ip.into()));
-        }
-        let mut last = "";
-        for label in name.split('.') {
-            if label.len() > LABEL_OCTETS_MAX {
-                return Err(HostError::TooLong);
-            }
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-            if label.is_empty() || label.starts_with('-') || label.ends_with('-') || !label.bytes().all(plain)
-            {
-                return Err(HostError::BadName);
-            }
-            last = label;
-        }
+        let last = name.rsplit('.').next().unwrap_or(name);
         if is_number(last) {
-            return Err(HostError::OddIpv4);
+            // All that browsers take for an IPv4 address; only one spelling of it is taken here.
+            return match (name.parse::<Ipv4Addr>(), name.split('.').try_for_each(check_label)) {
+                (Ok(ip), _) => Ok(Self::Ip(ip.into())),
+                (Err(_), Ok(())) => Err(HostError::OddIpv4),
+                (Err(_), Err(error)) => Err(error),
+            };
         }
-        Ok(Self::Name(name))
+        name.split('.').try_for_each(check_label).map(|()| Self::Name(name))
     }
 
     /// Whether this is the same host, names without regard to case.
@@ -118,6 +109,20 @@ impl Host {
             Self::Name(name) => Some(name),
             Self::Ip(_) => None,
         }
+    }
+}
+
+/// Letters, digits, hyphens (not at the ends) and underscores.
+fn check_label(label: &str) -> Result<(), HostError> {
+    if label.len() > LABEL_OCTETS_MAX {
+        return Err(HostError::TooLong);
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let hyphen_at_end = label.starts_with('-') || label.ends_with('-');
+    if label.is_empty() || hyphen_at_end || !label.bytes().all(plain) {
+        Err(HostError::BadName)
+    } else {
+        Ok(())
     }
 }
 

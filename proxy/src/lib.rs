@@ -10,7 +10,7 @@
 //! attempt: the kernel refuses and logs it, the bypass core hands it to [`watch`], which names the process. Both end as
 //! an [`event`].
 //!
-//! Pure, tested and fuzzed without a socket: [`address`], [`destination`], [`diagnostic`], [`http`], [`policy`],
+//! Pure, tested and fuzzed without a socket: [`address`], [`destination`], [`diagnostic`], [`http`], [`pace`], [`policy`],
 //! [`tls`], [`yaml`], [`identity::table`]. Drivers own the descriptors: [`worker`], [`control`], [`made`], [`watch`].
 
 pub mod address;
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod limits;
 pub mod made;
 pub mod measures;
+pub mod pace;
 pub mod policy;
 pub mod preflight;
 pub mod sandbox;

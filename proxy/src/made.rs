@@ -79,6 +79,7 @@ pub struct Made<'a> {
     appliance: &'a Appliance,
     sandbox: Arc<Sandbox>,
     notes: Arc<Notes>,
+    state_dir: PathBuf,
     network: Option<Network>,
     witness: Option<JoinHandle<()>>,
 }
@@ -112,10 +113,18 @@ impl<'a> Made<'a> {
             notes: Some(Arc::clone(&notes)),
             proxy_address: network.proxy_address(),
         })?;
+        appliance.elsewhere().add(network.inode());
         let listeners = network.listeners(appliance.workers())?;
         appliance.serve(&sandbox, listeners);
         report(&sandbox, Kind::SandboxStarted);
-        Ok(Self { appliance, sandbox, notes, network: Some(network), witness: None })
+        Ok(Self {
+            appliance,
+            sandbox,
+            notes,
+            state_dir: plan.network.state_dir,
+            network: Some(network),
+            witness: None,
+        })
     }
 
     /// Starts `workload` inside, confined and witnessed.
@@ -129,11 +138,15 @@ impl<'a> Made<'a> {
         launch.netlink = netlink(confinement);
         launch.landlock = landlock(confinement, &workload.directory);
         launch.cwd = Some(workload.directory);
+        launch.hidden = vec![self.state_dir.clone()];
         launch.witness = true;
         launch.terminal = Terminal::Foreground;
         let mut child = sluice_seccomp::launch(&launch)?;
         if let Some(listener) = child.take_witness() {
-            let witness = Witness::new(listener, child.pid(), Arc::clone(&self.notes), Vec::new());
+            let mut witness = Witness::new(listener, child.pid(), Arc::clone(&self.notes), Vec::new());
+            if let Some(alert) = self.appliance.bypass_alert(network.proxy_address()) {
+                witness.on_note(alert);
+            }
             self.witness = Some(attend(witness).map_err(MadeError::Witness)?);
         }
         Ok(child)
@@ -158,7 +171,9 @@ impl<'a> Made<'a> {
         let Some(network) = self.network.take() else { return Ok(()) };
         self.appliance.forget(&self.sandbox);
         self.appliance.unwatch(&self.sandbox);
+        let inode = network.inode();
         let removed = network.destroy();
+        self.appliance.elsewhere().remove(inode);
         // It ends with the last process of the workload.
         if let Some(witness) = self.witness.take() {
             let _ = witness.join();

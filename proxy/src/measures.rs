@@ -76,6 +76,10 @@ pub struct WorkerMeasures {
     pub connect_duration: Histogram,
     /// One policy decision.
     pub policy_decision: Histogram,
+    /// Identity lookups answered in place.
+    pub identity_hits: Counter,
+    /// Identity lookups that had to wait for a search.
+    pub identity_scans: Counter,
     /// Names answered from the worker's cache.
     pub dns_hits: Counter,
     /// Names asked of the control plane.
@@ -96,6 +100,8 @@ impl WorkerMeasures {
         Self {
             connect_duration: histogram!("sluice_connect_duration_seconds"),
             policy_decision: histogram!("sluice_policy_decisions_seconds"),
+            identity_hits: counter!("sluice_identity_cache_total", "result" => "hit"),
+            identity_scans: counter!("sluice_identity_cache_total", "result" => "scan"),
             dns_hits: counter!("sluice_dns_lookups_total", "result" => "cached"),
             dns_misses: counter!("sluice_dns_lookups_total", "result" => "asked"),
             dns_duration: histogram!("sluice_dns_duration_seconds"),
@@ -103,6 +109,13 @@ impl WorkerMeasures {
             upstream_reused: counter!("sluice_upstream_connections_total", "how" => "reused"),
             upstream_dialled: counter!("sluice_upstream_connections_total", "how" => "dialled"),
         }
+    }
+}
+
+impl WorkerMeasures {
+    /// Counts one identity lookup, by the source that answered; of a closed set.
+    pub fn identified(&self, source: &'static str, seconds: f64) {
+        histogram!("sluice_identity_lookup_seconds", "source" => source).record(seconds);
     }
 }
 
@@ -137,6 +150,7 @@ pub fn describe() {
         "Direct attempts refused by the fence, from its own counters"
     );
     describe_counter!("sluice_bypass_events_total", "Direct attempts reported, by how the process is known");
+    describe_counter!("sluice_kmsg_forged_total", "Log lines that only looked like ours");
     describe_counter!("sluice_kmsg_lost_total", "Kernel log records overwritten before they were read");
     describe_counter!("sluice_dns_lookups_total", "Names looked up, by where the answer came from");
     describe_histogram!("sluice_dns_duration_seconds", Unit::Seconds, "Names asked of the control plane");

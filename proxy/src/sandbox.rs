@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -11,6 +12,7 @@ use crate::event::Reporter;
 use crate::identity::Resolver;
 use crate::limits::SandboxLimits;
 use crate::measures::SandboxMeasures;
+use crate::pace::Pace;
 use crate::policy::Policy;
 
 /// One sandbox; shared by all workers.
@@ -22,6 +24,8 @@ pub struct Sandbox {
     measures: SandboxMeasures,
     reporter: Reporter,
     connections: AtomicU32,
+    requests: Option<Pace>,
+    bytes: Option<Arc<Pace>>,
 }
 
 impl Sandbox {
@@ -41,11 +45,18 @@ impl Sandbox {
             measures: SandboxMeasures::new(name),
             reporter,
             connections: AtomicU32::new(0),
+            requests: Pace::new(limits.requests_per_s.into()),
+            bytes: Pace::new(limits.bytes_per_s).map(Arc::new),
         }
     }
 
     /// Its name in events and labels.
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same, to be kept.
+    pub fn shared_name(&self) -> &Arc<str> {
         &self.name
     }
 
@@ -72,6 +83,16 @@ impl Sandbox {
     /// Where its events go.
     pub fn reporter(&self) -> &Reporter {
         &self.reporter
+    }
+
+    /// Whether it may make one more request at `now` (since whatever zero all workers share).
+    pub fn may_request(&self, now: Duration) -> bool {
+        self.requests.as_ref().is_none_or(|pace| pace.try_take(now))
+    }
+
+    /// The rate its bytes are held to, both directions together.
+    pub fn bytes_pace(&self) -> Option<Arc<Pace>> {
+        self.bytes.clone()
     }
 
     /// Admits one more connection, unless the sandbox has as many as it may.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use identity_world::*;
 use sluice::identity::{
-    Answer, Holding, Images, Need, Protocol, Query, Quick, Resolver, Seen, Source, Standing,
+    Answer, Holding, Images, Need, Protocol, Query, Quick, Resolver, Seen, Setup, Source, Standing,
 };
 
 #[test]
@@ -296,6 +296,29 @@ fn a_binary_that_hides_behind_a_path_in_its_own_mount_namespace_is_masked() {
     assert_eq!(process.exe, allowed, "the kernel spells it as the process sees it");
     assert_eq!(process.standing, Standing::Masked);
     assert_eq!(process.exe_for_policy(), None);
+    // For a container, whose paths mean what they mean inside, the same file is in its place.
+    let view_of = Some(process.pid);
+    let resolver = Resolver::open(Setup { view_of, ..world.setup() }).unwrap();
+    let identity = identify(&resolver, &accepted.query(Need::Proof));
+    assert_eq!(proven(&identity).exe_for_policy(), Some(allowed.as_path()));
+}
+
+#[test]
+fn the_line_of_ancestors_ends_at_the_sandboxs_first_process() {
+    let world = World::new();
+    let listener = world.listen("127.0.0.1:0");
+    let (agent, tool) = (world.binary("agent"), world.binary("tool"));
+    let first = world.start(&agent, "start-another", listener.local_addr().unwrap(), Some(&tool));
+    let accepted = accept(&listener);
+    let resolver = world.resolver();
+    let identity = identify(&resolver, &accepted.query(Need::Proof));
+    assert_eq!(proven(&identity).exe, tool);
+    assert_eq!(proven(&identity).ppid, first.pid());
+    assert_eq!(proven(&identity).ancestors, [agent]);
+    // Its parent gone, it is the first itself: what was remembered of the line no longer holds.
+    drop(first);
+    let identity = identify(&resolver, &accepted.query(Need::Proof));
+    assert!(proven(&identity).ancestors.is_empty());
 }
 
 #[test]

@@ -60,6 +60,11 @@ pub enum FilesystemError {
         "the policy has a file-system part but this kernel does not offer Landlock; boot with lsm=landlock,… on Linux 5.13 or later, or make the policy best_effort"
     )]
     Unsupported,
+    /// The kernel's Landlock knows files only.
+    #[error(
+        "the policy limits TCP connects to one port, which this kernel's Landlock (ABI {0}) cannot; use Linux 6.7 or later, or leave that to the fence"
+    )]
+    NoConnectRule(u32),
     /// The kernel refused the rule set.
     #[error("the kernel refused the Landlock rule set: {0}")]
     Ruleset(#[from] landlock::RulesetError),
@@ -98,6 +103,9 @@ pub(crate) struct LateRule {
 /// The first ABI with scoped signals and abstract sockets (Linux 6.12).
 pub(crate) const SCOPES_ABI: u32 = 6;
 
+/// The first ABI with rules about TCP ports (Linux 6.7).
+const CONNECT_ABI: u32 = 4;
+
 impl Prepared {
     /// Signals and abstract Unix sockets stay inside the sandbox.
     pub(crate) fn is_scoped(&self) -> bool {
@@ -112,6 +120,9 @@ pub(crate) fn prepare(plan: Option<&LandlockPlan>, remounted: &[&Path]) -> Resul
     if version == 0 || (plan.is_none() && version < SCOPES_ABI) {
         // Before the scopes came there was nothing a rule set without files could hold.
         return without_ruleset(plan, version);
+    }
+    if version < CONNECT_ABI && plan.is_some_and(|plan| plan.connect_only_to_port.is_some()) {
+        return Err(FilesystemError::NoConnectRule(version));
     }
     let abi = ABI::from(i32::try_from(version).unwrap_or(i32::MAX));
     let mut prepared = Prepared { ruleset: None, abi: version, late: Vec::new(), skipped: Vec::new() };

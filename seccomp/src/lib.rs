@@ -8,7 +8,8 @@
 //! The life of a workload:
 //! 1. [`Launch`] describes it; [`launch()`] prepares everything that can fail or allocate
 //!    (`launch/mod.rs`): BPF programs (`filter/`, `witness/program.rs`), the Landlock rule set
-//!    (`filesystem.rs`), the capability sets (`privileges.rs`), every C string.
+//!    (`filesystem.rs`), the capability sets (`privileges.rs`), its own mounts (`launch/mounts.rs`), every
+//!    C string.
 //! 2. A child is cloned, and `launch/child.rs` walks one ordered list of system calls up to execve.
 //!    A step that fails names itself through a socket; nothing is executed.
 //! 3. [`Child`] (`launch/process.rs`) is waited for, signalled, and given the terminal.
@@ -33,7 +34,8 @@ pub use enforcement::{Enforcement, Level, Measure};
 pub use filesystem::{FilesystemError, LandlockPlan, Requirement};
 pub use filter::{FilterOptions, Netlink};
 pub use launch::{
-    Child, ExitStatus, Launch, LaunchError, Namespaces, Signaller, Stdio, Step, Terminal, launch,
+    Child, ExitStatus, Launch, LaunchError, Namespaces, ReplacedFile, Signaller, Stdio, Step, Terminal,
+    launch,
 };
 pub use privileges::{KEPT_BY_ROOT, User};
 pub use probe::Probe;

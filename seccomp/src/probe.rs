@@ -81,3 +81,22 @@ fn landlock() -> Probe {
     };
     probe("Landlock", false, found, "boot Linux 5.13 or later with landlock in the lsm= list")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_required_is_here_and_whatever_is_missing_has_a_remedy() {
+        for probe in all() {
+            assert!(
+                probe.ok || !probe.required,
+                "the tests need {}: {}; {}",
+                probe.name,
+                probe.detail,
+                probe.remedy
+            );
+            assert_eq!(probe.ok, probe.remedy.is_empty(), "{probe:?}");
+        }
+    }
+}

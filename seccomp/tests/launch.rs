@@ -5,7 +5,7 @@ mod sandbox;
 
 use sandbox::{command, eventually, run, run_with};
 use sluice_seccomp::{
-    ExitStatus, LandlockPlan, LaunchError, Namespaces, Netlink, Requirement, Step, User, launch,
+    ExitStatus, LandlockPlan, LaunchError, Namespaces, Netlink, ReplacedFile, Requirement, Step, User, launch,
 };
 use std::path::PathBuf;
 
@@ -40,26 +40,23 @@ fn a_signal_is_reported_as_128_and_its_number() {
 
 #[test]
 fn signals_are_passed_on() {
+    const SCRIPT: &str = "
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+open(sys.argv[1], 'w').close()
+signal.sigwait([signal.SIGUSR1])
+print('caught')
+sys.exit(5)";
     for namespaces in BOTH {
-        // A trap shows that it was the signal and nothing else that came.
-        let mut launch = command(&[
-            "bash",
-            "-c",
-            "trap 'echo caught; exit 5' USR1; echo ready; while :; do read -t 1 <> <(:); done",
-        ]);
+        let directory = tempfile::tempdir().unwrap();
+        let ready = directory.path().join("ready");
+        let mut launch = command(&["/usr/bin/python3", "-c", SCRIPT, ready.to_str().unwrap()]);
         launch.namespaces = namespaces;
         let outcome = run_with(&launch, |child| {
-            // The trap is set once the signal is caught and no longer default.
-            let status = format!("/proc/{}/status", child.pid());
-            eventually("bash sets its trap", || {
-                let status = std::fs::read_to_string(&status).unwrap();
-                u64::from_str_radix(&status_field(&status, "SigCgt:"), 16).unwrap()
-                    & (1 << (libc::SIGUSR1 - 1))
-                    != 0
-            });
+            eventually("the signal is waited for", || ready.exists());
             child.signaller().unwrap().send(libc::SIGUSR1).unwrap();
         });
-        assert_eq!((outcome.status, outcome.stdout.as_str()), (ExitStatus::Exited(5), "ready\ncaught\n"));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (ExitStatus::Exited(5), "caught\n"));
     }
 }
 
@@ -204,6 +201,44 @@ fn a_private_tmp_is_empty_and_leaves_nothing() {
     wanted.cwd = Some("/".into());
     assert_eq!(run(&wanted).text(), "/\n", "{} is not to be seen", mark.path().display());
     assert!(!std::path::Path::new("/tmp/left-behind").exists());
+}
+
+#[test]
+fn hidden_paths_are_empty_and_replaced_files_read_as_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let script = format!(
+        "ls -A {}; cat {} /etc/resolv.conf; echo x >> /etc/resolv.conf",
+        directory.path().display(),
+        file_with("hidden")
+    );
+    let mut wanted = command(&["sh", "-c", &script]);
+    wanted.hidden = vec![directory.path().to_owned(), file_with("hidden").into(), "/no/such/path".into()];
+    wanted.replaced = vec![ReplacedFile {
+        path: "/etc/resolv.conf".into(),
+        contents: b"# names are the proxy's\n".to_vec(),
+    }];
+    let outcome = run(&wanted);
+    assert_eq!(outcome.stdout, "# names are the proxy's\n", "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("Read-only file system"), "{}", outcome.stderr);
+    assert!(secret.exists());
+    std::fs::remove_file(file_with("hidden")).unwrap();
+}
+
+/// A file in the temporary directory that lasts until it is removed.
+fn file_with(text: &str) -> String {
+    let path = std::env::temp_dir().join(format!("sluice-test-{}-{text}", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn what_needs_a_mount_namespace_says_so() {
+    let mut wanted = command(&["true"]);
+    wanted.namespaces = Namespaces { pids: false, private_tmp: false };
+    wanted.hidden = vec!["/etc".into()];
+    assert!(launch(&wanted).unwrap_err().to_string().contains("namespaces.pids"));
 }
 
 #[test]

@@ -120,6 +120,24 @@ print(s.getsockname()[1])",
 }
 
 #[test]
+fn asking_how_a_refused_connect_went_is_no_second_attempt() {
+    let network = Network::new();
+    let seen = python(
+        &network,
+        "
+import select
+s = socket.socket(); s.setblocking(False)
+first = s.connect_ex(('192.0.2.1', 80))
+assert first in (errno.EINPROGRESS, errno.ECONNREFUSED), first
+if first == errno.EINPROGRESS:
+    select.select([], [s], [])
+    assert s.connect_ex(('192.0.2.1', 80)) == errno.ECONNREFUSED",
+    );
+    assert_eq!(seen.outcome.status.code(), 0, "{}", seen.outcome.stderr);
+    assert_eq!(seen.only().dst, dst("192.0.2.1:80"));
+}
+
+#[test]
 fn ipv6_and_mapped_ipv4_are_noted() {
     let network = Network::new();
     let seen = python(
@@ -371,6 +389,49 @@ impl Resets {
         });
         seen
     }
+}
+
+#[test]
+fn when_the_ports_run_out_notes_go_without_and_connects_go_on() {
+    let network = Network::new();
+    network.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40009").unwrap());
+    let seen = python(
+        &network,
+        "
+held = [socket.socket() for _ in range(10)]
+for s in held: s.bind(('0.0.0.0', 0))
+for i in range(3): # nothing is free for either of us
+    assert socket.socket().connect_ex(('192.0.2.1', 80)) == errno.EADDRNOTAVAIL
+assert held[0].connect_ex(('192.0.2.2', 80)) == errno.ECONNREFUSED
+port = held[0].getsockname()[1]
+print('fine')",
+    );
+    assert_eq!(seen.outcome.stdout, "fine\n", "{}", seen.outcome.stderr);
+    let all = seen.all();
+    let ports: Vec<_> = all.iter().map(|note| note.src_port.is_some()).collect();
+    assert_eq!(ports, [false, false, false, true], "{all:#?}");
+    let found = seen.notes.join_log_line(Proto::Tcp, 40_001, dst("192.0.2.1:80"), all[0].time_ns).unwrap();
+    assert_eq!((found.join, found.note.tid), (Join::Order, all[0].tid));
+}
+
+#[test]
+fn a_client_showered_with_signals_is_noted_once_per_connect() {
+    // Each connect is refused all the same: no EINTR, no second attempt.
+    let network = Network::new();
+    let seen = python(
+        &network,
+        "
+import signal
+signal.signal(signal.SIGALRM, lambda *_: None); signal.siginterrupt(signal.SIGALRM, False)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+for port in range(1, 501):
+    assert socket.socket().connect_ex(('192.0.2.1', port)) == errno.ECONNREFUSED
+signal.setitimer(signal.ITIMER_REAL, 0)
+print('fine')",
+    );
+    assert_eq!(seen.outcome.stdout, "fine\n", "{}", seen.outcome.stderr);
+    let ports: Vec<_> = seen.all().iter().map(|note| note.dst.port()).collect();
+    assert_eq!(ports, (1..=500).collect::<Vec<u16>>());
 }
 
 #[test]

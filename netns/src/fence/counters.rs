@@ -64,12 +64,39 @@ pub(crate) fn read(netns: BorrowedFd<'_>) -> Result<Counters, Error> {
 
 fn sum(objects: &[Value]) -> Counters {
     let mut counters = Counters::default();
-    for counter in objects.iter().filter_map(|object| object.get("counter")) {
-        let name = counter.get("name").and_then(Value::as_str).unwrap_or_default();
-        if let Some(traffic) = counters.by_name(name) {
-            traffic.packets = counter.get("packets").and_then(Value::as_u64).unwrap_or_default();
-            traffic.bytes = counter.get("bytes").and_then(Value::as_u64).unwrap_or_default();
+    for (name, traffic) in named(objects) {
+        if let Some(counter) = counters.by_name(name) {
+            *counter = traffic;
         }
     }
     counters
+}
+
+/// The counters among nft's objects. (Not through the nftables crate, whose counts end at 4 GiB.)
+pub(super) fn named(objects: &[Value]) -> impl Iterator<Item = (&str, Traffic)> {
+    objects.iter().filter_map(|object| object.get("counter")).filter_map(|counter| {
+        let count = |field| counter.get(field).and_then(Value::as_u64);
+        let traffic = Traffic { packets: count("packets")?, bytes: count("bytes")? };
+        Some((counter.get("name")?.as_str()?, traffic))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_beyond_32_bits_are_read() {
+        let objects = [
+            json!({"metainfo": {"version": "1.0.6"}}),
+            json!({"counter": {"name": "refused_udp", "packets": 5_000_000_000_u64, "bytes": 6_000_000_000_000_u64}}),
+            json!({"counter": {"name": "somebody else's", "packets": 1, "bytes": 1}}),
+            json!({"counter": {"name": "refused_tcp", "packets": 2, "bytes": 120}}),
+        ];
+        let counters = sum(&objects);
+        assert_eq!(counters.udp, Traffic { packets: 5_000_000_000, bytes: 6_000_000_000_000 });
+        assert_eq!(counters.refused_packets(), 5_000_000_002);
+    }
 }

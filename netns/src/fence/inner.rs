@@ -4,7 +4,7 @@
 //! output   to the proxy → accept, to any local address → accept, everything else → refuse
 //! forward  → refuse (a sandbox is no router; with forwarding off nothing ever comes here)
 //! input    from lo → accept, everything else → drop (a made sandbox has only lo)
-//! refuse   the kernel's own neighbour chatter → count, drop; the rest by protocol
+//! refuse   where there are links: the kernel's own chatter → count, drop; the rest by protocol
 //! refuse_{tcp,udp,icmp,other}   count; log, as far as the limit goes; reject
 //! ```
 //!
@@ -12,18 +12,17 @@
 //! also cover the answers of servers inside, so no state is needed.
 
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
 
-use nftables::expr::{Expression, MetaKey, NamedExpression, SetItem};
+use nftables::expr::MetaKey;
 use nftables::stmt::Statement;
 use nftables::types::{NfFamily, NfHook};
 
 use super::rules::{
-    FenceTable, LogLimit, TableBuilder, accept, count, drop, field_is, goto, log, meta_is, protocol_is,
-    reject_as_prohibited, reject_with_reset, removal, sent_by_a_process, text, to_local_address,
+    FenceTable, LogLimit, TableBuilder, accept, any_of, count, drop, field_is, goto, log, meta_is,
+    protocol_is, reject_as_prohibited, reject_with_reset, removal, sent_by_a_process, text, to_local_address,
 };
 use super::{LogPrefix, nft};
-use crate::{Error, enter};
+use crate::Error;
 
 pub(super) const TABLE: &str = "sluice";
 
@@ -47,12 +46,23 @@ pub struct InnerFence {
     pub prefix: LogPrefix,
     /// How many lines it may write.
     pub limit: LogLimit,
+    /// Whether the namespace has links besides `lo`, on which the kernel itself sends (neighbour discovery,
+    /// multicast membership). On `lo` it never does, so whatever looks like it is a process's attempt.
+    pub has_links: bool,
 }
 
 impl InnerFence {
-    /// Loads the fence into the calling thread's namespace, replacing one that is there, and reads it back.
+    /// Loads the fence into the calling thread's namespace, which has none, and reads it back.
     pub(crate) fn load_into_own(&self) -> Result<(), Error> {
-        nft::load_into_own(&self.table())
+        let table = self.table();
+        nft::load_into_own(&table, &table.create())
+    }
+
+    /// Loads the fence into the calling thread's namespace in place of one that may be there, without a moment
+    /// in between, and reads it back.
+    pub(crate) fn replace_in_own(&self) -> Result<(), Error> {
+        let table = self.table();
+        nft::load_into_own(&table, &table.replace())
     }
 
     fn table(&self) -> FenceTable {
@@ -71,10 +81,14 @@ impl InnerFence {
         table.base_chain("input", NfHook::Input, PRIORITY);
 
         self.add_hooks(&mut table);
+        if self.has_links {
+            add_kernel_chatter(&mut table);
+        }
         add_sorting(&mut table);
         for (protocol, chain, counter) in PROTOCOLS {
             table.rule(chain, "count exactly", [count(counter)]);
-            table.rule(chain, "log within the limit", log(self.limit, "logged", &self.prefix));
+            let logged = [count("logged"), log(&self.prefix)];
+            table.rule(chain, "log within the limit", self.limit.statement().into_iter().chain(logged));
             table.rule(chain, "refuse at once", refuse(protocol));
         }
         table.finish()
@@ -83,7 +97,8 @@ impl InnerFence {
     fn add_hooks(&self, table: &mut TableBuilder) {
         let family = if self.proxy.is_ipv4() { "ip" } else { "ip6" };
         let to_proxy = field_is(family, "daddr", text(self.proxy.to_string()));
-        table.rule("output", "to and from the proxy", [to_proxy, accept()]);
+        // Most packets by far, so first. By lo: should the address be lost, it must not lead elsewhere.
+        table.rule("output", "to and from the proxy", [meta_is(MetaKey::Oif, "lo"), to_proxy, accept()]);
         table.rule("output", "to and from servers inside", [to_local_address(), accept()]);
         table.rule("output", "everything else", [goto("refuse")]);
         table.rule("forward", "a sandbox is no router", [goto("refuse")]);
@@ -101,9 +116,11 @@ fn refuse(protocol: &'static str) -> Vec<Statement<'static>> {
     }
 }
 
-/// Sorts what is refused by protocol.
-fn add_sorting(table: &mut TableBuilder) {
-    // What a process sends is an attempt, even if it looks like the kernel's chatter.
+/// Sets aside what the kernel sends by itself: dropped and counted, but nobody's attempt and never logged.
+fn add_kernel_chatter(table: &mut TableBuilder) {
+    // What a process sends is an attempt, even if it looks like chatter. (Asking for the owner makes nft look up
+    // user names, which takes it milliseconds; another reason to do without where there is only lo.)
+    let igmp = || protocol_is("igmp");
     table.rule(
         "refuse",
         "chatter of a process is none",
@@ -112,14 +129,14 @@ fn add_sorting(table: &mut TableBuilder) {
     table.rule("refuse", "the kernel's IPv6 chatter", [neighbour_chatter(), count("kernel_noise"), drop()]);
     table.rule(
         "refuse",
-        "membership reports of a process",
-        [protocol_is("igmp"), sent_by_a_process(), goto("refuse_other")],
+        "reports of a process are none",
+        [igmp(), sent_by_a_process(), goto("refuse_other")],
     );
-    table.rule(
-        "refuse",
-        "the kernel's membership reports",
-        [protocol_is("igmp"), count("kernel_noise"), drop()],
-    );
+    table.rule("refuse", "the kernel's membership reports", [igmp(), count("kernel_noise"), drop()]);
+}
+
+/// Sorts what is refused by protocol.
+fn add_sorting(table: &mut TableBuilder) {
     table.rule("refuse", "tcp", [protocol_is("tcp"), goto("refuse_tcp")]);
     table.rule("refuse", "udp", [protocol_is("udp"), goto("refuse_udp")]);
     table.rule("refuse", "icmp", [protocol_is("icmp"), goto("refuse_icmp")]);
@@ -128,7 +145,7 @@ fn add_sorting(table: &mut TableBuilder) {
 }
 
 /// Neighbour and router discovery and multicast membership of IPv6, which the kernel sends by itself on any link.
-fn neighbour_chatter() -> Statement<'static> {
+pub(super) fn neighbour_chatter() -> Statement<'static> {
     let types = [
         "mld-listener-report",
         "mld-listener-done",
@@ -137,12 +154,10 @@ fn neighbour_chatter() -> Statement<'static> {
         "nd-neighbor-advert",
         "mld2-listener-report",
     ];
-    let set = types.into_iter().map(|name| SetItem::Element(text(name))).collect();
-    field_is("icmpv6", "type", Expression::Named(NamedExpression::Set(set)))
+    field_is("icmpv6", "type", any_of(types))
 }
 
-/// Removes the inner fence from `netns`; none there is fine.
-pub(crate) fn remove(netns: BorrowedFd<'_>) -> Result<(), Error> {
-    let transaction = removal(NfFamily::INet, TABLE);
-    enter::inside(netns, || nft::run_transaction(&transaction, "remove the inner fence"))?
+/// Removes the inner fence from the calling thread's namespace; none there is fine.
+pub(crate) fn remove_from_own() -> Result<(), Error> {
+    nft::run_transaction(&removal(NfFamily::INet, TABLE), "remove the inner fence")
 }

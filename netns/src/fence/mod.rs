@@ -4,20 +4,25 @@
 //! (the proxy, local servers) and counts, logs and refuses the rest at once. It is stateless: a single `ct`
 //! expression would switch connection tracking on for the whole namespace, which costs more than everything else.
 //!
+//! The **host fence** (`host.rs`) is one `netdev` table in the host's namespace for all sandboxes that have links of
+//! their own: whatever a workload does to its namespace, this it cannot reach.
+//!
 //! A fence is described as a value (pure: `rules.rs`, `inner.rs`), loaded by `nft` as one transaction and read back
 //! (`nft.rs`). Counters are read in `counters.rs`.
 
 mod counters;
+mod host;
 mod inner;
 mod nft;
 mod prefix;
 mod rules;
 
 pub use counters::{Counters, Traffic};
+pub use host::{Admit, GuardedLink, HostFence, LinkName};
 pub use inner::InnerFence;
 pub use prefix::LogPrefix;
 pub use rules::LogLimit;
 
 pub(crate) use counters::read as read_counters;
-pub(crate) use inner::remove as remove_inner;
+pub(crate) use inner::remove_from_own as remove_inner_from_own;
 pub(crate) use nft::version as nft_version;

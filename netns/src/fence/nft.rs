@@ -15,9 +15,9 @@ use crate::Error;
 /// Where `nft` is looked for: a daemon's PATH may lack the sbin directories.
 const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
 
-/// Makes the table in the calling thread's namespace exactly `table`, in one transaction, and reads it back.
-pub(super) fn load_into_own(table: &FenceTable) -> Result<(), Error> {
-    run_transaction(&table.replace(), "load the fence")?;
+/// Runs `transaction`, which shall make `table` in the calling thread's namespace, and reads the table back.
+pub(super) fn load_into_own(table: &FenceTable, transaction: &Nftables<'_>) -> Result<(), Error> {
+    run_transaction(transaction, "load the fence")?;
     let found = list_table(table.family, table.name)?;
     let asked: Vec<Value> =
         table.objects.iter().filter_map(|object| serde_json::to_value(object).ok()).collect();
@@ -162,4 +162,54 @@ fn first_difference(asked: &[String], found: &[String]) -> Option<String> {
             found.map_or("nothing more", String::as_str)
         )),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rule(chain: &str, comment: &str, expr: Value) -> Value {
+        let mut rule = json!({"rule": {"chain": chain, "comment": comment, "handle": 9}});
+        rule["rule"]["expr"] = expr;
+        rule
+    }
+
+    fn fence() -> Vec<Value> {
+        vec![
+            json!({"chain": {"name": "output", "type": "filter", "hook": "output", "prio": 0, "policy": "drop"}}),
+            rule(
+                "output",
+                "proxy",
+                json!([{"match": {"left": {"payload": {}}, "right": "10.0.0.1"}}, {"accept": null}]),
+            ),
+            rule("output", "rest", json!([{"log": {"prefix": "x "}}])),
+            rule("output", "rest", json!([{"reject": {"type": "tcp reset"}}])),
+        ]
+    }
+
+    fn difference(change: impl FnOnce(&mut Vec<Value>)) -> Option<String> {
+        let mut found = fence();
+        change(&mut found);
+        first_difference(&outline(&fence()), &outline(&found))
+    }
+
+    #[test]
+    fn how_nft_writes_a_thing_is_no_difference() {
+        assert_eq!(difference(|found| found[1]["rule"]["handle"] = 77.into()), None);
+        assert_eq!(difference(|found| found.insert(0, json!({"metainfo": {"version": "1.0.6"}}))), None);
+        assert_eq!(difference(|found| found.rotate_left(1)), None, "a chain listed after its rules");
+    }
+
+    #[test]
+    fn whatever_changes_a_packets_fate_is_a_difference() {
+        assert!(difference(|found| found[0]["chain"]["policy"] = "accept".into()).is_some());
+        assert!(difference(|found| found[0]["chain"]["prio"] = 300.into()).is_some());
+        assert!(difference(|found| found.swap(2, 3)).is_some(), "rules in another order");
+        assert!(difference(|found| found.truncate(3)).is_some(), "a rule missing");
+        assert!(difference(|found| found.push(rule("output", "", json!([{"accept": null}])))).is_some());
+        assert!(difference(|found| found[1]["rule"]["expr"] = json!([{"accept": null}])).is_some());
+        assert!(difference(|found| found[2]["rule"]["expr"][0]["log"]["prefix"] = "y ".into()).is_some());
+    }
 }

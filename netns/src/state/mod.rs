@@ -115,6 +115,12 @@ impl Guard<'_> {
         record::read(&self.state.sandboxes().join(name.as_str()))
     }
 
+    /// The error that says who owns `name`.
+    pub(crate) fn exists(&self, name: &SandboxName) -> Result<Error, Error> {
+        let owner = self.read_record(name)?.map_or_else(|| "?".to_owned(), |record| record.pid.to_string());
+        Ok(Error::Exists { name: name.clone(), owner })
+    }
+
     /// Removes the directory of `claim`, whose namespace is already unpinned, and gives up the name. With the last
     /// one goes the mount of the directory.
     pub(crate) fn retire(&self, claim: Claim) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{BOOT_ID, boot_id};
+use crate::links::Lacking;
 use crate::{Error, Kind, LogToken, NamespaceId, limits};
 
 /// The record. Unknown keys are accepted: an older Sluice may have to sweep after a newer one.
@@ -27,6 +28,9 @@ pub(crate) struct Record {
     pub(crate) proxy_address: SocketAddr,
     /// Absent until the namespace exists.
     pub(crate) namespace: Option<RecordedNamespace>,
+    /// What an attached namespace lacked and was given. Noted before it is given.
+    #[serde(default)]
+    pub(crate) added: Lacking,
 }
 
 /// How to know the namespace again.
@@ -49,6 +53,7 @@ impl Record {
             token,
             proxy_address,
             namespace: None,
+            added: Lacking::default(),
         })
     }
 }

@@ -3,6 +3,9 @@
 //! The tests make real namespaces, so they need root, and fail without it.
 #![allow(dead_code)] // each test file uses its part
 
+pub(crate) mod bare;
+pub(crate) mod kmsg;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -88,11 +88,15 @@ impl Guard {
     /// The class of an address on this host.
     pub fn class(&self, ip: IpAddr) -> Class {
         let class = Class::of(ip);
-        if self.own.binary_search(&unmapped(ip)).is_ok() { class.max(Class::Own) } else { class }
+        if self.is_own(ip) { class.max(Class::Own) } else { class }
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.own.binary_search(&unmapped(ip)).is_ok()
     }
 
     fn is_listener(&self, ip: IpAddr, port: u16, class: Class) -> bool {
-        let here = matches!(class, Class::Own | Class::Loopback | Class::Unspecified);
+        let here = self.is_own(ip) || matches!(class, Class::Loopback | Class::Unspecified);
         let mut listeners = self.listeners.iter().filter(|at| at.port() == port);
         listeners
             .any(|at| at.ip() == ip || (here && (at.ip().is_unspecified() || class == Class::Unspecified)))
@@ -183,7 +187,8 @@ mod tests {
     fn our_own_listener_is_refused_even_where_its_address_is_permitted() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         let permitted = [net("127.0.0.0/8"), net("0.0.0.0/8"), net("::1/128")];
-        let guard = Guard::new(&permitted, &[ip("10.0.0.5")], &[at("127.0.0.1:3128"), at("0.0.0.0:9464")]);
+        let own = [ip("10.0.0.5"), ip("fe80::5")];
+        let guard = Guard::new(&permitted, &own, &[at("127.0.0.1:3128"), at("0.0.0.0:9464")]);
         let rows = [
             ("127.0.0.1", 3128, true),
             ("::ffff:127.0.0.1", 3128, true),
@@ -192,6 +197,7 @@ mod tests {
             ("127.9.9.9", 9464, true),
             ("10.0.0.5", 9464, true),
             ("::1", 9464, true),
+            ("fe80::5", 9464, true),
             ("127.0.0.1", 80, false),
             ("8.8.8.8", 9464, false),
         ];

@@ -87,5 +87,5 @@ fn show_event(path: &std::path::Path) -> anyhow::Result<()> {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
 }

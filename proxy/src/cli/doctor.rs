@@ -1,6 +1,6 @@
 //! `sluice doctor`: every prerequisite, found or missing, and what to do.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -15,16 +15,21 @@ pub fn run(json: bool) -> u8 {
     let findings = preflight::all();
     if json {
         match serde_json::to_string_pretty(&findings) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say(&text),
             Err(error) => {
                 eprintln!("sluice: {error}");
                 return exit::INTERNAL;
             }
         }
     } else {
-        println!("{}", table(&findings));
+        say(&table(&findings));
     }
     if findings.iter().any(Finding::is_fatal) { exit::UNAVAILABLE } else { exit::OK }
+}
+
+/// A reader that went away is no failure.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// The findings as a table, remedies below what is missing.

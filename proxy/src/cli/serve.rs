@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
 
 use super::{ServeArgs, check, doctor, exit};
-use crate::appliance::{Appliance, Plan};
+use crate::appliance::{self, Appliance, Plan};
 use crate::config::{self, Config, EventSink, IdentityMode, SandboxConfig, Workers};
 use crate::control::observe::{self, Readiness, Refresh};
 use crate::event::journal::{Target, Urgency};
@@ -58,6 +58,9 @@ fn serve(config: &Config, config_path: &Path) -> anyhow::Result<()> {
     raise_descriptors();
     // Before any figure is touched: handles taken earlier would count for nobody.
     let figures = observe::install().context("figures cannot be collected")?;
+    if let Some(address) = config.listen {
+        appliance::check_free(address)?;
+    }
     let appliance = Arc::new(Appliance::start(plan(config)).context("the appliance does not start")?);
     let external = external(config, &appliance)?;
     match config.listen {
@@ -72,7 +75,11 @@ fn serve(config: &Config, config_path: &Path) -> anyhow::Result<()> {
         let listener = runtime.block_on(observe::bind(address));
         let listener = listener.with_context(|| format!("cannot listen on {address} for metrics"))?;
         let sandboxes = external.len() as f64;
-        let refresh: Refresh = Arc::new(move || metrics::gauge!("sluice_sandbox_count").set(sandboxes));
+        let reporter = appliance.reporter().clone();
+        let refresh: Refresh = Arc::new(move || {
+            metrics::gauge!("sluice_sandbox_count").set(sandboxes);
+            metrics::counter!("sluice_events_dropped_total").absolute(reporter.dropped());
+        });
         runtime.spawn(observe::serve(listener, figures, readiness(&appliance), refresh));
     }
     tracing::info!(
@@ -111,6 +118,7 @@ fn plan(config: &Config) -> Plan {
             EventSink::Stdout => Target::Stdout,
             EventSink::File(path) => Target::File(path.clone()),
         },
+        hash_always: true,
         words: Words::UpToARate,
         ..Plan::default()
     }

@@ -29,6 +29,11 @@ impl Control {
         Ok(Self { runtime: handle, stop: Some(stop), thread: Some(thread) })
     }
 
+    /// Whether the thread is alive.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Where to put work.
     pub fn runtime(&self) -> &Handle {
         &self.runtime

@@ -75,7 +75,7 @@ impl Tour {
         println!("  {} {title}  {}", self.paint("36", &format!("{}.", self.step)), self.paint("2", what));
         match outcome {
             Ok(said) => {
-                println!("     {} {}  {}", self.paint("32", "→"), brief(&said), self.paint("2", &took))
+                println!("     {} {}  {}", self.paint("32", "→"), brief(&said), self.paint("2", &took));
             }
             Err(error) => {
                 self.failed += 1;

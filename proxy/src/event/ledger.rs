@@ -18,6 +18,8 @@ pub enum Stage {
     Allowed,
     /// Allowed although the policy would refuse it.
     Audited,
+    /// Allowed, but the network, the origin or the proxy failed.
+    Failed,
     /// Asked of the proxy and refused.
     Denied,
     /// Tried past the proxy and refused by the kernel.
@@ -113,23 +115,15 @@ pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
     match (event.event, event.action) {
         (Kind::ConnectAllowed | Kind::RequestAllowed, Some(Action::Audited)) => Some(Stage::Audited),
         (Kind::ConnectAllowed | Kind::RequestAllowed, _) => Some(Stage::Allowed),
-        (Kind::ConnectDenied | Kind::RequestDenied, _) => Some(Stage::Denied),
+        (Kind::ConnectDenied | Kind::RequestDenied, _) => {
+            Some(if event.status.is_some_and(|status| status >= 500) { Stage::Failed } else { Stage::Denied })
+        }
         (Kind::BypassDetected | Kind::FenceViolation, _) => Some(Stage::Bypassed),
         _ => None,
     }
 }
 
 fn key_of(stage: Stage, event: &Event<'_>) -> Key {
-    let mut destination = String::new();
-    match (event.dst_host, event.dst_ip) {
-        (Some(host), _) => destination.push_str(host),
-        (None, Some(std::net::IpAddr::V6(ip))) => _ = write!(destination, "[{ip}]"),
-        (None, Some(ip)) => _ = write!(destination, "{ip}"),
-        (None, None) => {}
-    }
-    if let Some(port) = event.dst_port {
-        let _ = write!(destination, ":{port}");
-    }
     let how = match event.event {
         Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
         _ => event.method.or(event.proto).unwrap_or(""),
@@ -139,10 +133,23 @@ fn key_of(stage: Stage, event: &Event<'_>) -> Key {
         stage,
         sandbox: event.sandbox.unwrap_or("").into(),
         how: how.into(),
-        destination: destination.into(),
+        destination: destination(event).into(),
         program: event.process.and_then(|process| process.exe).unwrap_or("").into(),
         why: why.unwrap_or("").into(),
     }
+}
+
+/// `host:port` as a person writes it: an IPv6 address in brackets.
+pub(super) fn destination(event: &Event<'_>) -> String {
+    let host = match (event.dst_host, event.dst_ip) {
+        (Some(host), _) => host.to_owned(),
+        (None, ip) => ip.map(|ip| ip.to_string()).unwrap_or_default(),
+    };
+    let mut text = if host.contains(':') { format!("[{host}]") } else { host };
+    if let Some(port) = event.dst_port {
+        let _ = write!(text, ":{port}");
+    }
+    text
 }
 
 /// The summary as a person reads it at the end of `exec`: totals, a table, and one hint a kind of refusal.
@@ -158,6 +165,9 @@ pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
         total(Stage::Denied),
         total(Stage::Bypassed)
     );
+    if total(Stage::Failed) > 0 {
+        let _ = write!(text, ", {} failed", total(Stage::Failed));
+    }
     if total(Stage::Audited) > 0 {
         let _ = write!(text, " ({} of the allowed would be denied: audit)", total(Stage::Audited));
     }
@@ -176,6 +186,7 @@ pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
             match key.stage {
                 Stage::Allowed => "allowed",
                 Stage::Audited => "audited",
+                Stage::Failed => "failed",
                 Stage::Denied => "denied",
                 Stage::Bypassed => "BYPASS",
             },
@@ -246,6 +257,16 @@ mod tests {
         assert!(text.starts_with("sluice: 0 allowed, 4 denied, 0 bypass attempts refused\n"), "{text}");
         assert_eq!(text.matches("hint: ask the operator").count(), 1, "{text}");
         assert!(text.contains("/usr/bin/curl (9)"), "{text}");
+    }
+
+    #[test]
+    fn an_ipv6_destination_is_in_brackets_however_it_is_known() {
+        let mut event = denied(443);
+        event.dst_host = Some("::1");
+        assert_eq!(destination(&event), "[::1]:443");
+        event.dst_host = None;
+        event.dst_ip = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(destination(&event), "[2001:db8::1]:443");
     }
 
     #[test]

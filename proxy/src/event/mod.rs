@@ -55,6 +55,9 @@ pub enum Kind {
     /// A policy was bad; the one before it stays in force.
     #[serde(rename = "policy.rejected")]
     PolicyRejected,
+    /// A path of a sandbox runs another binary than when it was first seen.
+    #[serde(rename = "binary.changed")]
+    BinaryChanged,
     /// Log records were lost before they could be read.
     #[serde(rename = "monitor.lost")]
     MonitorLost,
@@ -107,7 +110,7 @@ pub struct ProcessView<'a> {
 
 /// One event. Absent fields are left out of the line.
 #[derive(Clone, Copy, Debug, Serialize)]
-#[allow(missing_docs)] // the fields are the contract of DESIGN.md, named as there
+#[allow(missing_docs)] // named as in docs/events.md, which says what they mean
 pub struct Event<'a> {
     pub time: Time,
     pub event: Kind,

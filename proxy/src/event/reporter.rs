@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::journal::{Journal, Urgency};
-use super::ledger::{Ledger, Stage, printable, stage_of};
+use super::ledger::{Ledger, Stage, destination, printable, stage_of};
 use super::{Event, Via};
 
 /// Refusals said in words per second on average, and at once after silence. Events and counters know no limit.
@@ -52,7 +52,7 @@ impl Reporter {
             return;
         }
         let first = self.ledger.note(event);
-        let refused = matches!(stage, Some(Stage::Denied | Stage::Bypassed | Stage::Audited));
+        let refused = matches!(stage, Some(Stage::Denied | Stage::Failed | Stage::Bypassed | Stage::Audited));
         if refused && (self.words == Words::UpToARate || first) && self.may_speak() {
             speak(event, stage == Some(Stage::Bypassed));
         }
@@ -118,16 +118,7 @@ fn words(event: &Event<'_>) -> String {
         None => "",
     };
     let what = event.method.or(event.proto).unwrap_or("");
-    let _ = write!(line, "{action} {way} {what} ");
-    match (event.dst_host, event.dst_ip) {
-        (Some(host), _) => line.push_str(&printable(host)),
-        (None, Some(std::net::IpAddr::V6(ip))) => _ = write!(line, "[{ip}]"),
-        (None, Some(ip)) => _ = write!(line, "{ip}"),
-        (None, None) => {}
-    }
-    if let Some(port) = event.dst_port {
-        let _ = write!(line, ":{port}");
-    }
+    let _ = write!(line, "{action} {way} {what} {}", printable(&destination(event)));
     for (name, value) in [
         ("sandbox", event.sandbox),
         ("reason", event.reason),

@@ -1,6 +1,6 @@
 //! How long a body is, decided by type: [`Framing`] cannot hold a contradiction.
 //!
-//! [`BodyFields`] gathers `Content-Length` and `Transfer-Encoding` as the lines of a head go by and refuses every
+//! `BodyFields` gathers `Content-Length` and `Transfer-Encoding` as the lines of a head go by and refuses every
 //! spelling that two implementations might read in two ways (RFC 9112 section 6.3).
 
 use super::fault::Fault;

@@ -17,7 +17,7 @@ pub enum Reject {
     HeadTimeout,
     /// The request's body stopped arriving.
     BodyTimeout,
-    /// `Max-Forwards` ran out here, and nothing here answers TRACE.
+    /// `Max-Forwards` ran out here, and nothing here answers TRACE. (OPTIONS gets [`super::answer::write_options`].)
     LastHop,
     // The policy.
     /// The policy says no; the word is its reason, from its own closed set.
@@ -239,6 +239,13 @@ fn response_error(fault: Fault) -> &'static str {
         Fault::TransferCoding | Fault::TransferCodingUnknown => "http_response_transfer_coding",
         Fault::TrailerTooLarge => "http_response_trailer_section_size",
         _ => "http_protocol_error",
+    }
+}
+
+impl Reject {
+    /// For a fault in what came through a tunnel that was to hold HTTP.
+    pub fn in_tunnel(fault: Fault) -> Self {
+        if fault == Fault::Tls { Self::NotHttp } else { Self::Request(fault) }
     }
 }
 

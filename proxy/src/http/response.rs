@@ -4,9 +4,9 @@
 //! status means (interim, final, a switch of protocols) is for the driver, which knows what was asked.
 
 use super::fault::Fault;
-use super::fields::{Fields, Known, Span, control_fault, parse_line};
+use super::fields::{Fields, Known, Span, control_fault, elements, parse_line};
 use super::framing::{BodyFields, Framing};
-use super::head::{Connection, HopFields, Kind, Line, Lines, Method, Upgrade, Version};
+use super::head::{Connection, HopFields, Kind, Line, Lines, Method, RequestHead, Upgrade, Version};
 use super::limits::HeadLimits;
 
 /// What a response head says; as [`super::head::RequestHead`], it holds no octets.
@@ -33,7 +33,20 @@ impl ResponseHead {
         self.body.answering(method, self.status)
     }
 
-    /// 1xx but 101: another head follows.
+    /// Whether this, read from `buf`, switches to a protocol that `request`, read from `asked`, offered: every name it
+    /// gives is one of the offer's. A 101 for which this is false is never passed on (RFC 9110 section 7.8).
+    pub fn accepts(&self, buf: &[u8], request: &RequestHead, asked: &[u8]) -> bool {
+        let was_offered = |chosen: &[u8]| {
+            let mut offers = request.fields(asked).named(b"upgrade").flat_map(|field| elements(field.value));
+            offers.any(|offered| offered.eq_ignore_ascii_case(chosen))
+        };
+        self.status == 101
+            && request.upgrade != Upgrade::None
+            && self.upgrade != Upgrade::None
+            && self.fields(buf).named(b"upgrade").flat_map(|field| elements(field.value)).all(was_offered)
+    }
+
+    /// 1xx but 101: another head follows. An HTTP/1.0 client is not shown it (RFC 9110 section 15.2).
     pub fn is_interim(&self) -> bool {
         matches!(self.status, 100 | 102..=199)
     }

@@ -101,6 +101,38 @@ fn interim_answers_are_told_from_final_ones_and_from_a_switch() {
 }
 
 #[test]
+fn a_switch_counts_only_as_the_answer_to_its_offer() {
+    let accepts = |status: u16, answer: &str, offer: &str| {
+        let answer = format!("HTTP/1.1 {status} x\r\n{answer}\r\n");
+        let asked = format!("GET http://a/ HTTP/1.1\r\nHost: a\r\n{offer}\r\n");
+        let request = crate::http::head::RequestReader::new(HeadLimits::default()).read(asked.as_bytes()).unwrap().unwrap();
+        accepted(&answer).accepts(answer.as_bytes(), &request, asked.as_bytes())
+    };
+    let websocket = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+    let tcp = "Connection: upgrade\r\nUpgrade: tcp/2\r\n";
+    let several = "Connection: upgrade\r\nUpgrade: tcp/2, WebSocket\r\n";
+    let h2c = "Connection: upgrade\r\nUpgrade: h2c\r\n";
+    for (answer, offer) in [(websocket, websocket), (tcp, tcp), (websocket, several), (several, several)] {
+        assert!(accepts(101, answer, offer), "{answer} {offer}");
+    }
+    let rows = [
+        (websocket, ""),
+        (websocket, "Upgrade: websocket\r\n"),
+        (websocket, tcp),
+        (tcp, websocket),
+        (several, websocket),
+        (h2c, h2c),
+        (h2c, websocket),
+        ("Upgrade: websocket\r\n", websocket),
+        ("", websocket),
+    ];
+    for (answer, offer) in rows {
+        assert!(!accepts(101, answer, offer), "{answer} {offer}");
+    }
+    assert!(!accepts(200, websocket, websocket));
+}
+
+#[test]
 fn a_connection_to_an_origin_is_reused_only_when_its_end_is_certain() {
     let reused = |text: &str, method| accepted(text).is_persistent(method);
     assert!(reused("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Method::Get));

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use super::Need;
 use super::procfs::{ProcDir, ProcRoot, RunCounter, Runs};
-use super::roster::{Elsewhere, Members};
+use super::roster::{Elsewhere, Members, Roster};
 use super::stat;
 
 /// Longer than a running thread goes without a tick: 10 ms at the lowest tick rate (CONFIG_HZ=100), twice.
@@ -34,8 +34,9 @@ const SETTLED: Duration = Duration::from_millis(20);
 const SETTLED_TICKLESS: Duration = Duration::from_secs(2);
 /// Descriptors read in one search, at most: about 0.2 s. More in one sandbox is an attack on the others' patience.
 const DESCRIPTORS_PER_SEARCH_MAX: usize = 200_000;
-/// Scheduling counters held open per sandbox; each is a descriptor of ours. Processes beyond are read every time.
-const COUNTERS_MAX: usize = 1_024;
+/// Scheduling counters held open per sandbox; each is a descriptor of ours. Processes beyond are read every time, as they
+/// are when all sandboxes together hold as many as [`RunCounter`]s there may be.
+const COUNTERS_MAX: usize = 4_096;
 /// Threads of one process that are watched: beyond, reading its descriptors is cheaper.
 const COUNTERS_PER_PROCESS_MAX: usize = 16;
 /// Last owners that are remembered for the worker's own look.
@@ -77,7 +78,7 @@ pub(super) struct Search {
 #[derive(Debug)]
 pub(super) struct Holders {
     proc: Arc<ProcRoot>,
-    members: Members,
+    roster: Roster,
     netns: u64,
     elsewhere: Arc<Elsewhere>,
     settled: Duration,
@@ -85,7 +86,8 @@ pub(super) struct Holders {
     counters: usize,
     /// The last first.
     owners: Vec<Owner>,
-    pids: Vec<u32>,
+    /// The highest pid in the last search.
+    newest: Option<u32>,
 }
 
 /// The descriptors of one process when they were last read.
@@ -101,9 +103,16 @@ struct Snapshot {
 /// What tells whether a process has run since.
 #[derive(Debug)]
 struct Watch {
-    threads: Vec<(RunCounter, Runs)>,
+    threads: Vec<Thread>,
     /// When these counters were first seen to be as they are.
     since: Instant,
+}
+
+#[derive(Debug)]
+struct Thread {
+    tid: u32,
+    counter: RunCounter,
+    runs: Runs,
 }
 
 /// A process that was found to hold a socket lately.
@@ -121,14 +130,14 @@ impl Holders {
             .is_ok_and(|cpus| !matches!(cpus.trim(), "" | "(null)"));
         Self {
             proc,
-            members,
+            roster: Roster::new(members),
             netns,
             elsewhere,
             settled: if tickless { SETTLED_TICKLESS } else { SETTLED },
             snapshots: HashMap::new(),
             counters: 0,
             owners: Vec::new(),
-            pids: Vec::new(),
+            newest: None,
         }
     }
 
@@ -157,13 +166,10 @@ impl Holders {
     /// Searches the processes of the sandbox for these sockets. With [`Need::Name`] the search ends as soon as each has
     /// a holder; with [`Need::Proof`] it goes through all. `afresh` trusts nothing that is remembered.
     pub(super) fn search(&mut self, inodes: &[u64], need: Need, afresh: bool) -> std::io::Result<Search> {
-        let mut pids = std::mem::take(&mut self.pids);
-        let listed = self.members.list(&self.proc, &mut pids);
+        let mut pids = self.roster.list(&self.proc)?.to_vec();
         self.order(&mut pids);
         let search = self.search_among(&pids, inodes, need, afresh);
         self.forget_all_but(&pids);
-        self.pids = pids;
-        listed?;
         for holder in search.findings.iter().flat_map(|finding| &finding.holders) {
             self.remember(holder);
         }
@@ -171,20 +177,13 @@ impl Holders {
     }
 
     /// Processes in the sandbox's own namespace, the most recently started first.
-    pub(super) fn living(&mut self) -> std::io::Result<Vec<u32>> {
-        let mut pids = std::mem::take(&mut self.pids);
-        let listed = self.members.list(&self.proc, &mut pids);
-        let living = pids
-            .iter()
-            .copied()
-            .filter(|&pid| self.proc.netns(pid).is_ok_and(|netns| netns == self.netns))
-            .collect();
-        self.pids = pids;
-        listed.map(|()| living)
+    pub(super) fn living(&mut self) -> std::io::Result<impl Iterator<Item = u32>> {
+        let pids = self.roster.list(&self.proc)?.iter().copied();
+        Ok(pids.filter(|&pid| self.proc.netns(pid).is_ok_and(|netns| netns == self.netns)))
     }
 
-    /// The last owners first; then as listed, the most recently started first.
-    fn order(&self, pids: &mut [u32]) {
+    /// Processes made since the last search first, then the last owners; then as listed, the latest first.
+    fn order(&mut self, pids: &mut [u32]) {
         for owner in self.owners.iter().rev() {
             if let Some(at) = pids.iter().position(|&pid| pid == owner.dir.pid())
                 && let Some(head) = pids.get_mut(..=at)
@@ -192,13 +191,18 @@ impl Holders {
                 head.rotate_right(1);
             }
         }
+        let newest = self.newest.replace(pids.iter().copied().max().unwrap_or(0));
+        // A stable sort: the rest keeps its order.
+        if let Some(newest) = newest {
+            pids.sort_by_key(|&pid| pid <= newest);
+        }
     }
 
     fn search_among(&mut self, pids: &[u32], inodes: &[u64], need: Need, afresh: bool) -> Search {
         let mut search = Search { findings: vec![Finding::default(); inodes.len()], ..Search::default() };
-        let mut budget = DESCRIPTORS_PER_SEARCH_MAX;
+        let (now, mut budget) = (Instant::now(), DESCRIPTORS_PER_SEARCH_MAX);
         for &pid in pids {
-            match self.look_at(pid, afresh, &mut budget) {
+            match self.look_at(pid, afresh, now, &mut budget) {
                 Look::Outside => continue,
                 Look::Unreadable => search.unreadable = search.unreadable.saturating_add(1),
                 Look::Read => self.match_sockets(pid, inodes, &mut search.findings),
@@ -230,8 +234,8 @@ impl Holders {
         (dir.stat(start_time) == Ok(started)).then(|| Arc::new(dir))
     }
 
-    fn look_at(&mut self, pid: u32, afresh: bool, budget: &mut usize) -> Look {
-        let now = Instant::now();
+    /// Brings what is remembered of a process up to date. `now` is when the search began.
+    fn look_at(&mut self, pid: u32, afresh: bool, now: Instant, budget: &mut usize) -> Look {
         let settled = self.settled;
         let known = self.snapshots.get(&pid);
         let unchanged = known.and_then(|snapshot| snapshot.watch.as_ref()).and_then(Watch::unchanged_since);
@@ -277,7 +281,7 @@ impl Holders {
     }
 
     fn is_outside(&self, netns: u64) -> bool {
-        match self.members {
+        match self.roster.members() {
             Members::Namespace => netns != self.netns && self.elsewhere.contains(netns),
             Members::Cgroup(_) => false,
         }
@@ -286,14 +290,16 @@ impl Holders {
     /// Reads the descriptors of a process. `unchanged`: it was watched, and its counters are as they were.
     fn read(&mut self, pid: u32, unchanged: bool, budget: &mut usize) -> Look {
         let old = self.take_snapshot(pid);
-        let Ok(dir) = self.proc.process(pid) else { return Look::Outside };
-        let Ok(start_time) = dir.stat(start_time) else { return Look::Outside };
-        let (mut sockets, watch) = match old {
-            Some(old) if unchanged && old.start_time == start_time => (old.sockets, old.watch),
-            // The counters first: if it runs while its descriptors are read, they have moved when next looked at.
-            Some(old) => (old.sockets, self.watch(&dir)),
-            None => (Vec::new(), self.watch(&dir)),
+        let opened = self.proc.process(pid).and_then(|dir| Ok((dir.stat(start_time)?, dir)));
+        let (start_time, dir) = match opened {
+            Ok(opened) => opened,
+            Err(Errno::NOENT | Errno::SRCH) => return Look::Outside,
+            Err(_) => return Look::Unreadable,
         };
+        let old = old.filter(|old| old.start_time == start_time);
+        let (mut sockets, old_watch) = old.map(|old| (old.sockets, old.watch)).unwrap_or_default();
+        // The counters first: if it runs while its descriptors are read, they have moved when next looked at.
+        let watch = if unchanged { old_watch } else { self.watch(&dir, old_watch) };
         sockets.clear();
         let readable = match dir.sockets(budget, &mut sockets) {
             Ok(()) => true,
@@ -308,8 +314,9 @@ impl Holders {
         look
     }
 
-    /// Reads the counters of all threads. None if there are too many, or they can not be told for certain.
-    fn watch(&self, dir: &ProcDir) -> Option<Watch> {
+    /// Reads the counters of all threads, which `old` may have open already. None if there are too many, or they can not
+    /// be told for certain.
+    fn watch(&self, dir: &ProcDir, old: Option<Watch>) -> Option<Watch> {
         let mut tids = Vec::new();
         dir.threads(&mut tids).ok()?;
         if tids.is_empty()
@@ -318,16 +325,14 @@ impl Holders {
         {
             return None;
         }
-        let mut threads = Vec::with_capacity(tids.len());
-        for &tid in &tids {
-            let counter = dir.run_counter(tid).ok()?;
-            let runs = counter.read()?;
-            threads.push((counter, runs));
-        }
+        let watch = old
+            .filter(|old| old.is_of(&tids))
+            .and_then(Watch::renewed)
+            .or_else(|| Watch::open(dir, &tids))?;
         // A thread started before its maker's counters were read would go unwatched.
         let mut tids_after = Vec::with_capacity(tids.len());
         dir.threads(&mut tids_after).ok()?;
-        (tids == tids_after).then(|| Watch { threads, since: Instant::now() })
+        (tids == tids_after).then_some(watch)
     }
 
     fn remember(&mut self, holder: &Holder) {
@@ -399,9 +404,33 @@ impl Snapshot {
 }
 
 impl Watch {
+    fn open(dir: &ProcDir, tids: &[u32]) -> Option<Self> {
+        let mut threads = Vec::with_capacity(tids.len());
+        for &tid in tids {
+            let counter = dir.run_counter(tid).ok()?;
+            let runs = counter.read()?;
+            threads.push(Thread { tid, counter, runs });
+        }
+        Some(Self { threads, since: Instant::now() })
+    }
+
+    /// The same threads, if none has ended, as they are now.
+    fn renewed(mut self) -> Option<Self> {
+        for thread in &mut self.threads {
+            thread.runs = thread.counter.read()?;
+        }
+        self.since = Instant::now();
+        Some(self)
+    }
+
+    fn is_of(&self, tids: &[u32]) -> bool {
+        self.threads.iter().map(|thread| thread.tid).eq(tids.iter().copied())
+    }
+
     /// Since when the counters are known to be what they are, if they still are.
     fn unchanged_since(&self) -> Option<Instant> {
-        self.threads.iter().all(|(counter, runs)| counter.read().as_ref() == Some(runs)).then_some(self.since)
+        let unchanged = |thread: &Thread| thread.counter.read() == Some(thread.runs);
+        self.threads.iter().all(unchanged).then_some(self.since)
     }
 }
 

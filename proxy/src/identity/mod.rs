@@ -9,7 +9,7 @@
 //! 1. A worker asks [`Resolver::quick`] right after `accept`. `resolver.rs` first asks the connect witness
 //!    ([`ConnectNotes`]): a note is exact, and dates from the connect itself.
 //! 2. Else `diag.rs` asks the kernel, inside the sandbox's namespace, which socket has the connection's four-tuple
-//!    (about 2 µs), and `holders.rs` looks whether a process it knows holds that socket.
+//!    (about 3 µs), and `holders.rs` looks whether a process it knows holds that socket.
 //! 3. Only if that is not enough does the worker get a [`Ticket`] and awaits the [`Scanner`], the one thread that reads
 //!    `/proc` at length: `sources.rs` reads the tables that `table.rs` matches row by row, `roster.rs` lists the
 //!    sandbox's processes, `holders.rs` reads the descriptors of those that have run since it last looked.

@@ -167,7 +167,8 @@ pub(super) struct Facts {
 struct Known {
     own: Link,
     image: ImageKey,
-    line: Vec<Link>,
+    /// The nearest first.
+    line: Vec<Arc<Ancestor>>,
     process: Arc<Process>,
 }
 
@@ -189,7 +190,7 @@ impl Known {
     fn holds(&self) -> bool {
         self.own.holds()
             && self.own.dir.image().is_ok_and(|image| ImageKey::of(&image) == self.image)
-            && self.line.iter().all(Link::holds)
+            && self.line.iter().all(|ancestor| ancestor.link.holds())
     }
 }
 
@@ -211,7 +212,7 @@ impl Facts {
             known.push_front(entry);
             return Ok(process);
         }
-        let entry = self.read(dir)?;
+        let entry = self.read(dir, &known)?;
         if entry.process.start_time != start_time {
             return Err(Errno::SRCH);
         }
@@ -250,7 +251,7 @@ impl Facts {
         })
     }
 
-    fn read(&self, dir: &Arc<ProcDir>) -> Result<Known, Errno> {
+    fn read(&self, dir: &Arc<ProcDir>, known: &VecDeque<Known>) -> Result<Known, Errno> {
         let spelt = dir.exe()?;
         let image = dir.image()?;
         let (exe, standing) = self.view.judge(dir, &spelt, &image);
@@ -259,7 +260,8 @@ impl Facts {
             Some((stat.ppid, stat.start_time, String::from_utf8_lossy(stat.comm).into_owned()))
         })?;
         let uid = dir.uid()?;
-        let (line, ancestors) = self.line_from(ppid);
+        let line = known_line(known, ppid).unwrap_or_else(|| self.line_from(ppid));
+        let ancestors = line.iter().filter_map(|ancestor| ancestor.exe.clone()).collect();
         let image = ImageKey::of(&image);
         let process = Process {
             pid: dir.pid(),
@@ -277,16 +279,15 @@ impl Facts {
     }
 
     /// Walks up from `parent` to the sandbox's first process: its parent is in another namespace, or in none we see.
-    fn line_from(&self, parent: u32) -> (Vec<Link>, Vec<PathBuf>) {
-        let (mut line, mut paths) = (Vec::new(), Vec::new());
+    fn line_from(&self, parent: u32) -> Vec<Arc<Ancestor>> {
+        let mut line: Vec<Arc<Ancestor>> = Vec::new();
         let mut next = parent;
         while next != 0 && line.len() < ANCESTORS_MAX {
             let Some(ancestor) = self.ancestor(next) else { break };
-            line.push(ancestor.link);
-            paths.extend(ancestor.exe);
             next = ancestor.parent;
+            line.push(Arc::new(ancestor));
         }
-        (line, paths)
+        line
     }
 
     fn ancestor(&self, pid: u32) -> Option<Ancestor> {
@@ -304,11 +305,19 @@ impl Facts {
 }
 
 /// One step of the way up.
+#[derive(Debug)]
 struct Ancestor {
     link: Link,
     /// None if masked.
     exe: Option<PathBuf>,
     parent: u32,
+}
+
+/// The line of a sibling, if it still holds: a shell's commands come one after the other.
+fn known_line(known: &VecDeque<Known>, parent: u32) -> Option<Vec<Arc<Ancestor>>> {
+    let is_parent = |ancestor: &&Arc<Ancestor>| ancestor.link.dir.pid() == parent;
+    let sibling = known.iter().find(|known| known.line.first().as_ref().is_some_and(is_parent))?;
+    sibling.line.iter().all(|ancestor| ancestor.link.holds()).then(|| sibling.line.clone())
 }
 
 /// The witness may note the path as the kernel spells it, " (deleted)" and all.

@@ -11,9 +11,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, fstat, openat, readlinkat_raw, statat};
 use rustix::io::{Errno, pread, read};
+use rustix::process::{Resource, getrlimit};
 
 /// Directory entries read at once, in bytes: about 270 descriptors or processes.
 const ENTRIES_BYTES: usize = 8 * 1024;
@@ -45,6 +49,14 @@ impl ProcRoot {
     pub(super) fn pids(&self, into: &mut Vec<u32>) -> Result<(), Errno> {
         let dir = openat(&self.dir, c".", DIRECTORY, Mode::empty())?;
         each_number(&dir, |pid| into.push(pid))
+    }
+
+    /// The pid given last, to a process or a thread: as long as it stays, none has been made. None in a fixture.
+    pub(super) fn last_pid(&self) -> Option<u32> {
+        let file = openat(&self.dir, c"loadavg", FILE, Mode::empty()).ok()?;
+        let mut buffer = [0; SCHEDSTAT_BYTES];
+        let length = read(&file, &mut buffer[..]).ok()?;
+        std::str::from_utf8(buffer.get(..length)?).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
     }
 
     pub(super) fn process(&self, pid: u32) -> Result<ProcDir, Errno> {
@@ -103,11 +115,11 @@ impl ProcDir {
         each_number(&tasks, |tid| into.push(tid))
     }
 
-    /// A thread's scheduling counters, held open.
+    /// A thread's scheduling counters, held open; [`Errno::MFILE`] if too many are.
     pub(super) fn run_counter(&self, tid: u32) -> Result<RunCounter, Errno> {
-        Ok(RunCounter {
-            file: openat(&self.dir, number("task/", tid, "/schedstat").as_str(), FILE, Mode::empty())?,
-        })
+        let place = Place::take()?;
+        let file = openat(&self.dir, number("task/", tid, "/schedstat").as_str(), FILE, Mode::empty())?;
+        Ok(RunCounter { file, _place: place })
     }
 
     pub(super) fn netns(&self) -> Result<u64, Errno> {
@@ -176,10 +188,36 @@ pub(super) struct Runs {
     pub stints: u64,
 }
 
+/// Counters held open in all, at most: never more than a quarter of the descriptors this process may have. The rest are for connections.
+const RUN_COUNTERS_MAX: u64 = 65_536;
+static RUN_COUNTERS: AtomicU64 = AtomicU64::new(0);
+
 /// An open `schedstat` of one thread (`Documentation/scheduler/sched-stats.rst`).
 #[derive(Debug)]
 pub(super) struct RunCounter {
     file: OwnedFd,
+    _place: Place,
+}
+
+/// One of the places for open counters, given back when dropped.
+#[derive(Debug)]
+struct Place;
+
+impl Place {
+    fn take() -> Result<Self, Errno> {
+        static MAX: LazyLock<u64> = LazyLock::new(|| {
+            let ours = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            RUN_COUNTERS_MAX.min(ours / 4)
+        });
+        let taken = |held: u64| (held < *MAX).then_some(held + 1);
+        RUN_COUNTERS.fetch_update(Relaxed, Relaxed, taken).map(|_| Self).map_err(|_| Errno::MFILE)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        RUN_COUNTERS.fetch_sub(1, Relaxed);
+    }
 }
 
 impl RunCounter {

@@ -268,12 +268,12 @@ impl Shared {
 
     /// The table of a living process, chosen afresh: no process is relied on to stay.
     fn read_pid_table(&self, reading: &mut Reading) -> Answer {
-        let living = match lock(&self.holders).living() {
-            Ok(living) => living,
+        let living: Vec<u32> = match lock(&self.holders).living() {
+            Ok(living) => living.take(PID_TABLES_TRIED_MAX).collect(),
             Err(error) => return Answer::from(&error),
         };
         let mut answer = Answer::Absent;
-        for pid in living.into_iter().take(PID_TABLES_TRIED_MAX) {
+        for pid in living {
             match self.tables.of_process(pid, reading) {
                 Ok(()) => return Answer::NotFound,
                 Err(error) => {
@@ -298,8 +298,9 @@ impl Shared {
         let mut holders: Vec<Arc<Process>> = finding.holders.iter().filter_map(facts).collect();
         holders.sort_by_key(|process| (process.start_time, process.pid));
         let count = holders.len() as u32;
-        let vanished = finding.holders.len() - holders.len();
-        let Search { processes, unreadable, .. } = *search;
+        // Holders whose facts could not be read, or that ended meanwhile.
+        let unknown = (finding.holders.len() - holders.len()) as u32;
+        let (processes, unreadable) = (search.processes, search.unreadable.saturating_add(unknown));
         let Some(first) = holders.first() else {
             let mut ticket = ticket;
             ticket.trail.holding = Holding::Nobody { processes, unreadable };
@@ -309,8 +310,8 @@ impl Shared {
             Holding::Different { holders: count }
         } else if ticket.query.need == Need::Name {
             Holding::Named
-        } else if unreadable > 0 || vanished > 0 {
-            Holding::Unsure { unreadable: unreadable.saturating_add(vanished as u32) }
+        } else if unreadable > 0 {
+            Holding::Unsure { unreadable }
         } else {
             Holding::Proven { holders: count }
         };

@@ -11,11 +11,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
+use std::time::{Duration, Instant};
 
 use super::procfs::ProcRoot;
 
 /// Nested cgroups that are read, at most; a workload with a delegated cgroup could make any number.
 const CGROUPS_MAX: usize = 1024;
+/// How long a list is good while the last pid stays the same. Pids start over after `pid_max`, 32,768 at the least: to make
+/// as many and land on the same takes longer.
+const ROSTER_AGE_MAX: Duration = Duration::from_millis(100);
 /// How deep cgroups may nest.
 const CGROUP_DEPTH_MAX: usize = 16;
 
@@ -57,17 +61,50 @@ impl Elsewhere {
     }
 }
 
-impl Members {
-    /// Puts the pids that may be the sandbox's into `pids`, the most recently started first as a rule.
-    pub(super) fn list(&self, proc: &ProcRoot, pids: &mut Vec<u32>) -> io::Result<()> {
-        pids.clear();
-        match self {
-            Self::Namespace => proc.pids(pids)?,
-            Self::Cgroup(path) => read_cgroup(path, CGROUP_DEPTH_MAX, &mut CGROUPS_MAX.clone(), pids)?,
+/// The list of a sandbox's possible processes, and when it was made.
+#[derive(Debug)]
+pub(super) struct Roster {
+    members: Members,
+    pids: Vec<u32>,
+    /// The last pid given before the list was made, and when.
+    made: Option<(u32, Instant)>,
+}
+
+impl Roster {
+    pub(super) const fn new(members: Members) -> Self {
+        Self { members, pids: Vec::new(), made: None }
+    }
+
+    pub(super) const fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The pids that may be the sandbox's, the most recently started first as a rule.
+    pub(super) fn list(&mut self, proc: &ProcRoot) -> io::Result<&[u32]> {
+        let now = Instant::now();
+        let last = proc.last_pid();
+        if !self.is_current(last, now) {
+            self.made = None;
+            self.pids.clear();
+            match &self.members {
+                Members::Namespace => proc.pids(&mut self.pids)?,
+                Members::Cgroup(path) => {
+                    read_cgroup(path, CGROUP_DEPTH_MAX, &mut CGROUPS_MAX.clone(), &mut self.pids)?;
+                }
+            }
+            self.pids.sort_unstable_by(|a, b| b.cmp(a));
+            self.pids.dedup();
+            self.made = last.map(|last| (last, now));
         }
-        pids.sort_unstable_by(|a, b| b.cmp(a));
-        pids.dedup();
-        Ok(())
+        Ok(&self.pids)
+    }
+
+    /// A process can be moved into a cgroup without being made.
+    fn is_current(&self, last: Option<u32>, now: Instant) -> bool {
+        self.members == Members::Namespace
+            && self.made.is_some_and(|(made, at)| {
+                Some(made) == last && now.saturating_duration_since(at) < ROSTER_AGE_MAX
+            })
     }
 }
 
@@ -102,10 +139,11 @@ mod tests {
         fs::write(root.path().join("cgroup.procs"), "1\n30\n").unwrap();
         fs::write(root.path().join("a/cgroup.procs"), "").unwrap();
         fs::write(nested.join("cgroup.procs"), "200\n30\n").unwrap();
-        let mut pids = Vec::new();
         let proc = ProcRoot::open(Path::new("/proc")).unwrap();
-        Members::Cgroup(root.path().to_owned()).list(&proc, &mut pids).unwrap();
-        assert_eq!(pids, [200, 30, 1]);
+        let mut roster = Roster::new(Members::Cgroup(root.path().to_owned()));
+        assert_eq!(roster.list(&proc).unwrap(), [200, 30, 1]);
+        fs::write(root.path().join("a/cgroup.procs"), "7\n").unwrap();
+        assert_eq!(roster.list(&proc).unwrap(), [200, 30, 7, 1], "moved in, not made");
     }
 
     #[test]
@@ -118,6 +156,20 @@ mod tests {
             path.push("c");
         }
         let proc = ProcRoot::open(Path::new("/proc")).unwrap();
-        assert!(Members::Cgroup(root.path().to_owned()).list(&proc, &mut Vec::new()).is_err());
+        assert!(Roster::new(Members::Cgroup(root.path().to_owned())).list(&proc).is_err());
+    }
+
+    #[test]
+    fn a_process_made_since_the_last_list_is_on_the_next() {
+        let proc = ProcRoot::open(Path::new("/proc")).unwrap();
+        let mut roster = Roster::new(Members::Namespace);
+        for _ in 0..20 {
+            roster.list(&proc).unwrap();
+            let mut child = std::process::Command::new("/bin/sh").arg("-c").arg("read line").spawn().unwrap();
+            let listed = roster.list(&proc).unwrap().contains(&child.id());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(listed);
+        }
     }
 }

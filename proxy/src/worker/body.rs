@@ -1,6 +1,5 @@
 //! Moving one message body from one side to the other, checked as it passes.
 
-use std::io;
 use std::ops::Range;
 
 use super::buffers::Buffer;
@@ -30,9 +29,9 @@ pub(super) enum BodyError {
     /// What came is no body.
     Fault(Fault),
     /// The sender closed or failed before the end.
-    Cut(io::Error),
+    Cut,
     /// The receiver failed.
-    Unwanted(io::Error),
+    Unwanted,
 }
 
 impl Body {
@@ -105,12 +104,13 @@ impl Passage<'_> {
     ) -> Result<(), BodyError> {
         while !body.has_ended() {
             self.watch.arm(self.patience, Aim::Both);
-            from.readable().await.map_err(BodyError::Cut)?;
+            from.readable().await.map_err(|_| BodyError::Cut)?;
             let mut left = None;
             let then = self.carry_some(from, to, inbox, body, &mut left)?;
             if let Some(left) = left {
-                to.write_all(&left).await.map_err(BodyError::Unwanted)?;
+                to.write_all(&left).await.map_err(|_| BodyError::Unwanted)?;
             }
+            self.flow.keep_pace().await;
             match then {
                 Then::Fault(fault) => return Err(BodyError::Fault(fault)),
                 Then::More | Then::End => {}
@@ -133,14 +133,14 @@ impl Passage<'_> {
         let held = inbox.len();
         let (old, fresh) =
             scratch.split_at_mut_checked(held).ok_or(BodyError::Fault(Fault::ChunkExtension))?;
-        let Some(count) = from.try_read(fresh).map_err(BodyError::Cut)? else { return Ok(Then::More) };
+        let Some(count) = from.try_read(fresh).map_err(|_| BodyError::Cut)? else { return Ok(Then::More) };
         if count == 0 {
             return match body {
                 Body::UntilClose => {
                     *body = Body::Ended;
                     Ok(Then::End)
                 }
-                _ => Err(BodyError::Cut(io::ErrorKind::UnexpectedEof.into())),
+                _ => Err(BodyError::Cut),
             };
         }
         old.copy_from_slice(inbox);
@@ -149,8 +149,11 @@ impl Passage<'_> {
         let passed = body.pass(octets);
         let kept = octets.get(..passed.kept).unwrap_or_default();
         self.flow.add_copied(kept.len());
-        let written =
-            if kept.is_empty() { 0 } else { to.try_write(kept).map_err(BodyError::Unwanted)?.unwrap_or(0) };
+        let written = if kept.is_empty() {
+            0
+        } else {
+            to.try_write(kept).map_err(|_| BodyError::Unwanted)?.unwrap_or(0)
+        };
         if let Some(rest) = kept.get(written..).filter(|rest| !rest.is_empty()) {
             let mut buffer = self.means.buffers.take();
             buffer.extend_from_slice(rest);

@@ -4,14 +4,17 @@ use std::io;
 use std::time::Duration;
 
 use super::body::discard;
+use super::buffers::Buffer;
 use super::refusal::Refusal;
 use super::relay::{Flow, Patience, Vigil, pump};
 use super::report::Granted;
+use super::screen::{ALERT, Screen};
 use super::session::{Next, Received, Session};
 use super::socket::Side;
 use super::upstream::Upstream;
 use super::watchdog::Aim;
 use crate::destination::Destination;
+use crate::http::head::Method;
 use crate::policy::{self, Ask, Protocol};
 
 /// The answer to a CONNECT that was granted: no field frames a body it does not have (RFC 9110 section 9.3.6).
@@ -44,6 +47,7 @@ impl Session {
     ) -> Result<(Upstream, Granted, Protocol), Refusal> {
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
+        self.within_rate()?;
         let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
         let permit = policy::decide(&policy, &ask)?;
         let granted = Granted::of(&permit);
@@ -66,29 +70,52 @@ impl Session {
         let (up, down) = self.flows();
         upstream.socket.keep_alive(KEEP_ALIVE);
         self.client.keep_alive(KEEP_ALIVE);
-        let outcome = self.relay((&received.inbox, &[]), &upstream, (&up, &down)).await;
+        let screen = granted.verifies_sni().then(|| Screen::new(&destination.host));
+        let early = (received.inbox, self.core.means.buffers.take());
+        let outcome = self.relay(early, &upstream, (&up, &down), screen.as_ref()).await;
+        let refused = screen.as_ref().and_then(Screen::verdict);
+        if let Some(reject) = refused {
+            let refusal = Refusal::from(reject);
+            self.tell_refused(
+                Some(destination),
+                Some(Method::Connect),
+                None,
+                &refusal,
+                refusal.hint(self, Some(destination)).as_deref(),
+            );
+            let _ = self.client.try_write(&ALERT);
+        }
         self.tell_closed(destination, &upstream, granted, (&up, &down), received.at, outcome.as_ref().err());
-        Next::Close
+        if refused.is_some() { Next::Linger } else { Next::Close }
     }
 
     /// The relay itself. `early` is what was read of the client and of the origin before: it goes first.
     pub(super) async fn relay(
         &self,
-        early: (&[u8], &[u8]),
+        early: (Buffer, Buffer),
         upstream: &Upstream,
         flows: (&Flow, &Flow),
+        screen: Option<&Screen<'_>>,
     ) -> io::Result<()> {
         let limits = &self.core.limits;
         let patience = Patience { idle: limits.idle_tunnel, half_closed: limits.half_closed_linger };
         let vigil = Vigil::new(&self.watch, patience);
         self.watch.set_upstream(Some(&upstream.socket));
         let (client, origin) = (&self.client, &upstream.socket);
-        let up = self.direction(early.0, client, origin, flows.0, &vigil);
+        let up = async {
+            let early = match screen {
+                Some(screen) => self.screen(screen, early.0).await?,
+                None => early.0,
+            };
+            self.direction(early, client, origin, flows.0, &vigil).await
+        };
         let down = self.direction(early.1, origin, client, flows.1, &vigil);
         let outcome = monoio::try_join!(up, down);
         if outcome.is_err() {
             // Whoever still listens learns that the rest is missing.
-            self.client.reset_on_close();
+            if screen.and_then(Screen::verdict).is_none() {
+                self.client.reset_on_close();
+            }
             upstream.socket.reset_on_close();
         }
         self.watch.set_upstream(None);
@@ -97,16 +124,18 @@ impl Session {
 
     async fn direction(
         &self,
-        early: &[u8],
+        early: Buffer,
         from: &impl Side,
         to: &impl Side,
         flow: &Flow,
         vigil: &Vigil<'_>,
     ) -> io::Result<()> {
         if !early.is_empty() {
-            to.write_all(early).await?;
+            to.write_all(&early).await?;
             flow.add_copied(early.len());
         }
+        // A tunnel holds no buffer from here on.
+        drop(early);
         pump(&self.core.means, from, to, flow, vigil).await
     }
 
@@ -114,8 +143,8 @@ impl Session {
     pub(super) fn flows(&self) -> (Flow, Flow) {
         let measures = self.sandbox.measures();
         (
-            Flow::new(measures.up_copied.clone(), measures.up_spliced.clone()),
-            Flow::new(measures.down_copied.clone(), measures.down_spliced.clone()),
+            Flow::new(measures.up_copied.clone(), measures.up_spliced.clone(), self.sandbox.bytes_pace()),
+            Flow::new(measures.down_copied.clone(), measures.down_spliced.clone(), self.sandbox.bytes_pace()),
         )
     }
 }

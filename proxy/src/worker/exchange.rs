@@ -17,13 +17,19 @@ use super::watchdog::{Aim, Cause};
 use crate::destination::Destination;
 use crate::http::chunked::Keep;
 use crate::http::framing::Framing;
-use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
+use crate::http::head::{Nominated, RequestHead, Version};
 use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
 
+/// Interim answers to one request. Origins that report progress send a handful; one that never ends is no answer.
+const INTERIM_MAX: usize = 64;
+
 /// Why an exchange broke off.
 pub(super) enum Broken {
+    /// The origin closed without a word: a connection that was kept may have ended before the request came. The client
+    /// gets this refusal, unless the request can be sent again.
+    Silent(Refusal),
     /// Before the client saw a final answer: it gets this refusal.
     Unanswered(Refusal),
     /// Later, or the client itself is gone: nothing can be said any more.
@@ -76,7 +82,7 @@ impl<'s> Exchange<'s> {
         let sent = self.upstream.socket.write_all(&out).await.is_ok();
         self.up.add_copied(early);
         out.clear();
-        let mut answer = Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out };
+        let mut answer = Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out, heard: false };
         let progress = Progress { begun: Cell::new(false), uploaded: Cell::new(upload.has_ended()) };
         let answered = if upload.has_ended() || !sent {
             answer.pass_on(&progress).await
@@ -86,7 +92,7 @@ impl<'s> Exchange<'s> {
         let Answer { inbox, .. } = answer;
         self.session.watch.set_upstream(None);
         let next = match answered? {
-            Answered::Switched => return Ok(self.switched(received.at, &behind, &inbox).await),
+            Answered::Switched => return Ok(self.switched(received.at, behind, inbox).await),
             Answered::Whole { reusable, client_open } => {
                 let whole = upload.has_ended();
                 if reusable && whole && inbox.is_empty() {
@@ -127,13 +133,12 @@ impl<'s> Exchange<'s> {
                 Err(BodyError::Fault(fault)) if !progress.begun.get() => {
                     return Err(Broken::Unanswered(fault.into()));
                 }
-                Err(BodyError::Fault(_)) => return Err(Broken::Late),
-                Err(BodyError::Cut(_)) if self.session.watch.cause().is_some() && !progress.begun.get() => {
+                Err(BodyError::Cut) if self.session.watch.cause().is_some() && !progress.begun.get() => {
                     return Err(Broken::Unanswered(Reject::BodyTimeout.into()));
                 }
-                Err(BodyError::Cut(_)) => return Err(Broken::Late),
+                Err(BodyError::Fault(_) | BodyError::Cut) => return Err(Broken::Late),
                 // The origin no longer listens; it may have said why.
-                Err(BodyError::Unwanted(_)) => {}
+                Err(BodyError::Unwanted) => {}
             },
             answered = &mut down => return answered,
         }
@@ -141,9 +146,9 @@ impl<'s> Exchange<'s> {
     }
 
     /// After 101: the two sockets are a tunnel, what was read of either behind its head included.
-    async fn switched(self, began: Instant, from_client: &[u8], from_origin: &[u8]) -> Next {
+    async fn switched(self, began: Instant, from_client: Buffer, from_origin: Buffer) -> Next {
         let early = (from_client, from_origin);
-        let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down)).await;
+        let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down), None).await;
         let flows = (&self.up, &self.down);
         self.session.tell_closed(
             self.destination,
@@ -165,8 +170,8 @@ impl<'s> Exchange<'s> {
         }
     }
 
-    /// Nothing came of it: the origin closed or failed, or took too long.
-    fn unanswered(&self, error: Option<io::Error>) -> Broken {
+    /// Nothing came of it: the origin closed or failed, or took too long. `heard`: it had begun to answer.
+    fn unanswered(&self, error: Option<io::Error>, heard: bool) -> Broken {
         let reject = match self.session.watch.cause() {
             Some(Cause::Expired) => Reject::OriginTimeout,
             Some(_) => return Broken::Late,
@@ -174,7 +179,11 @@ impl<'s> Exchange<'s> {
         };
         let mut refusal = Refusal::from(reject);
         refusal.detail = error.map(|error| error.to_string());
-        Broken::Unanswered(refusal)
+        if heard || reject == Reject::OriginTimeout {
+            Broken::Unanswered(refusal)
+        } else {
+            Broken::Silent(refusal)
+        }
     }
 }
 
@@ -194,16 +203,18 @@ struct Answer<'e, 's> {
     request: &'e [u8],
     /// What was read of the origin and not yet used.
     inbox: Buffer,
+    /// The origin has said something.
+    heard: bool,
 }
 
 impl Answer<'_, '_> {
     /// Interim answers, then the final one to its end.
     async fn pass_on(&mut self, progress: &Progress) -> Result<Answered, Broken> {
         let mut reader = ResponseReader::new(self.exchange.session.core.head_limits());
-        loop {
+        for _ in 0..INTERIM_MAX {
             let response = self.read_head(&mut reader).await?;
             if response.status == 101 {
-                return self.switch(&response).await;
+                return self.switch(&response, progress).await;
             }
             if !response.is_interim() {
                 return self.finish(&response, progress).await;
@@ -214,6 +225,9 @@ impl Answer<'_, '_> {
             }
             discard(&mut self.inbox, 0..response.len);
         }
+        let mut refusal = Refusal::from(Reject::OriginClosed);
+        refusal.detail = Some(format!("{INTERIM_MAX} interim answers and no final one"));
+        Err(Broken::Unanswered(refusal))
     }
 
     async fn read_head(&mut self, reader: &mut ResponseReader) -> Result<ResponseHead, Broken> {
@@ -228,21 +242,25 @@ impl Answer<'_, '_> {
                 }
             }
             if let Err(error) = upstream.socket.readable().await {
-                return Err(self.exchange.unanswered(Some(error)));
+                return Err(self.exchange.unanswered(Some(error), self.heard));
             }
             let mut scratch = session.core.means.scratch.borrow_mut();
             match upstream.socket.try_read(&mut scratch) {
-                Ok(Some(0)) => return Err(self.exchange.unanswered(None)),
-                Ok(Some(count)) => self.inbox.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+                Ok(Some(0)) => return Err(self.exchange.unanswered(None, self.heard)),
+                Ok(Some(count)) => {
+                    self.heard = true;
+                    self.inbox.extend_from_slice(scratch.get(..count).unwrap_or_default());
+                }
                 Ok(None) => {}
-                Err(error) => return Err(self.exchange.unanswered(Some(error))),
+                Err(error) => return Err(self.exchange.unanswered(Some(error), self.heard)),
             }
         }
     }
 
-    /// 101, if the client asked for it.
-    async fn switch(&mut self, response: &ResponseHead) -> Result<Answered, Broken> {
-        if self.head.upgrade == Upgrade::None {
+    /// 101, if the client asked for that protocol and has nothing more to say in this one: the rest of a body would be
+    /// taken for the other's (RFC 9110 section 7.8).
+    async fn switch(&mut self, response: &ResponseHead, progress: &Progress) -> Result<Answered, Broken> {
+        if !progress.uploaded.get() || !response.accepts(&self.inbox, self.head, self.request) {
             return Err(Broken::Unanswered(Reject::UnaskedUpgrade.into()));
         }
         self.tell(response.status);

@@ -45,7 +45,10 @@ impl Session {
                 Ok(Some(received)) => received,
                 Ok(None) => return Next::Close,
                 Err(refusal) => {
-                    let refusal = not_http(refusal);
+                    let refusal = match refusal.reject {
+                        Reject::Request(fault) => Reject::in_tunnel(fault).into(),
+                        _ => refusal,
+                    };
                     self.refuse_request(Some(destination), None, refusal).await;
                     return Next::Linger;
                 }
@@ -86,6 +89,7 @@ impl Session {
     ) -> Result<Next, Refusal> {
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
+        self.within_rate()?;
         let may_repeat = received.head.method.is_idempotent() && received.head.framing.is_empty();
         let mut fresh = false;
         loop {
@@ -104,8 +108,8 @@ impl Session {
             match exchange.run(received, head).await {
                 Ok(next) => return Ok(next),
                 // The origin had closed the connection we kept: nothing was answered, so asking anew is safe.
-                Err(Broken::Unanswered(_)) if reused && may_repeat => fresh = true,
-                Err(Broken::Unanswered(refusal)) => return Err(refusal),
+                Err(Broken::Silent(_)) if reused && may_repeat => fresh = true,
+                Err(Broken::Silent(refusal) | Broken::Unanswered(refusal)) => return Err(refusal),
                 Err(Broken::Late) => return Ok(Next::Close),
             }
         }
@@ -141,15 +145,5 @@ impl Session {
         };
         rewrite::request(&mut out, head, octets, &how).map_err(Reject::from)?;
         Ok((permit, out))
-    }
-}
-
-/// In a tunnel that was to hold HTTP, whatever does not begin as a request is not HTTP at all.
-fn not_http(refusal: Refusal) -> Refusal {
-    match refusal.reject {
-        Reject::Request(
-            Fault::Tls | Fault::ControlOctet | Fault::Method | Fault::RequestLine | Fault::Version,
-        ) => Reject::NotHttp.into(),
-        _ => refusal,
     }
 }

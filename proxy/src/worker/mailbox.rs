@@ -58,9 +58,9 @@ impl Mailbox {
         into: &mut Vec<Message>,
     ) -> io::Result<()> {
         loop {
-            let mut rung = [0; 64];
+            let mut tolled = [0; 64];
             // Silence the bell before looking, so that a message sent meanwhile rings it again.
-            while matches!((&self.bell).read(&mut rung), Ok(count) if count == rung.len()) {}
+            while matches!((&self.bell).read(&mut tolled), Ok(count) if count == tolled.len()) {}
             {
                 let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 std::mem::swap(&mut *queue, into);

@@ -22,6 +22,7 @@ mod race;
 mod refusal;
 mod relay;
 mod report;
+mod screen;
 mod session;
 mod socket;
 mod upstream;
@@ -45,9 +46,10 @@ use monoio::{IoUringDriver, RuntimeBuilder};
 
 use crate::address::Guard;
 use crate::control::names::{Answer, Names};
+use crate::event::Reporter;
 use crate::http::limits::HeadLimits;
 use crate::http::rewrite::Pseudonym;
-use crate::identity::{Identity, Scanner};
+use crate::identity::{Digest, Identity, Images, Scanner};
 use crate::limits::Limits;
 use crate::measures::WorkerMeasures;
 use crate::sandbox::{Sandbox, Sources};
@@ -64,7 +66,7 @@ const PIPES_MAX: usize = 256;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// A ring as the workers build it: only its own thread submits, and completions are taken when that thread asks for
-/// them. A third cheaper than the default ring (FACTS.md).
+/// them. A third cheaper than the default ring (docs/decisions/0001).
 pub(crate) fn ring() -> io_uring::Builder {
     let mut builder = io_uring::IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun();
@@ -90,6 +92,8 @@ pub(crate) enum Message {
     Resolved(Box<str>, Answer),
     /// The answer to a question about a client.
     Identified(u64, Arc<Identity>),
+    /// The answer to a question about a program's image.
+    Hashed(u64, Option<Digest>),
     /// End everything and the thread.
     Stop,
 }
@@ -112,6 +116,12 @@ pub struct Settings {
     pub pseudonym: Pseudonym,
     /// Where `/proc` is read at length.
     pub scanner: Arc<Scanner>,
+    /// Where programs are hashed.
+    pub images: Arc<Images>,
+    /// Whether every program is hashed, or only those whose policy pins a hash.
+    pub hash_always: bool,
+    /// Where events go that belong to no sandbox.
+    pub reporter: Reporter,
 }
 
 /// A running worker.
@@ -182,12 +192,16 @@ pub(crate) struct Core {
     pub(crate) guard: Arc<ArcSwap<Guard>>,
     pub(crate) pseudonym: Pseudonym,
     pub(crate) scanner: Arc<Scanner>,
+    pub(crate) reporter: Reporter,
     pub(crate) measures: WorkerMeasures,
     pub(crate) means: relay::Means,
     pub(crate) watchdog: Watchdog,
     pub(crate) names: names::NameCache,
     pub(crate) upstreams: upstream::Upstreams,
     pub(crate) scans: Pending<Arc<Identity>>,
+    pub(crate) hashes: Pending<Option<Digest>>,
+    pub(crate) images: Arc<Images>,
+    pub(crate) hash_always: bool,
     pub(crate) sender: Sender,
     /// Ends the accept loops of a sandbox when dropped.
     accepting: RefCell<HashMap<*const Sandbox, Vec<futures_channel::oneshot::Sender<()>>>>,
@@ -218,10 +232,14 @@ fn run(
         names: names::NameCache::new(settings.names, sender.clone()),
         upstreams: upstream::Upstreams::new(Arc::clone(&settings.limits)),
         scans: Pending::default(),
+        hashes: Pending::default(),
+        images: settings.images,
+        hash_always: settings.hash_always,
         limits: settings.limits,
         guard: settings.guard,
         pseudonym: settings.pseudonym,
         scanner: settings.scanner,
+        reporter: settings.reporter,
         sender,
         accepting: RefCell::default(),
         stopping: Cell::new(false),
@@ -284,6 +302,7 @@ impl Core {
             }
             Message::Resolved(name, answer) => self.names.answered(name, answer),
             Message::Identified(ticket, identity) => self.scans.answer(ticket, identity),
+            Message::Hashed(ticket, digest) => self.hashes.answer(ticket, digest),
             Message::Stop => {
                 self.stopping.set(true);
                 self.accepting.borrow_mut().clear();

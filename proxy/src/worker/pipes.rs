@@ -9,7 +9,7 @@ use std::rc::Rc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-/// Octets one pipe holds. 256 KiB is where splice stops getting cheaper (FACTS.md).
+/// Octets one pipe holds. 256 KiB is where splice stops getting cheaper (docs/decisions/0002).
 pub(crate) const PIPE_OCTETS: usize = 256 << 10;
 
 /// Both ends of an empty pipe, or of one in use.

@@ -49,11 +49,13 @@ where
     let mut delay: Option<Pin<Box<S>>> = None;
     std::future::poll_fn(move |context| {
         loop {
+            let mut began = false;
             if delay.as_mut().is_none_or(|delay| delay.as_mut().poll(context).is_ready()) {
                 delay = None;
                 if let Some(next) = waiting.next() {
                     running.push((next, Box::pin(dial(next))));
                     delay = Some(Box::pin(sleep(ATTEMPT_DELAY)));
+                    began = true;
                 }
             }
             let mut failed = false;
@@ -70,6 +72,10 @@ where
                 }
             }
             if !failed {
+                // A delay that has just begun must be polled once, or nothing wakes us when it is over.
+                if began {
+                    continue;
+                }
                 return Poll::Pending;
             }
             if running.is_empty() && waiting.len() == 0 {
@@ -126,7 +132,7 @@ mod tests {
     fn a_slow_attempt_is_not_given_up_when_the_next_begins() {
         let dial = |address: SocketAddr| async move {
             if address == at(1) {
-                pending::<()>().await
+                pending::<()>().await;
             }
             Ok::<_, io::Error>("second")
         };

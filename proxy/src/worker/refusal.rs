@@ -4,7 +4,7 @@ use std::io;
 
 use super::session::{Next, Session};
 use super::socket::{Side, Socket};
-use crate::address::Refused;
+use crate::address::{Class, Refused};
 use crate::control::names::NameError;
 use crate::destination::Destination;
 use crate::http::answer::{self, Details};
@@ -76,18 +76,14 @@ impl Refusal {
     }
 
     /// What the client may do about it.
-    fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
+    pub(super) fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
         if let Some(deny) = &self.deny {
             return Some(policy::hint(deny, None));
         }
         let destination = destination.map(ToString::to_string).unwrap_or_default();
         let exe = session.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
         match self.reject {
-            Reject::Address(class) => Some(format!(
-                "{destination} is {}, which the address guard refuses; retrying will not help; only the operator can \
-                 permit it",
-                class.label()
-            )),
+            Reject::Address(class) => Some(address_hint(class, &destination)),
             Reject::NotHttp => Some(format!(
                 "the policy judges requests to {destination} and found no HTTP/1.1 in the tunnel; {exe} must speak \
                  plain HTTP there, or the operator must drop `protocol` from the endpoint"
@@ -98,10 +94,26 @@ impl Refusal {
     }
 }
 
+/// Who could let an address through: a policy that names it, or only the operator.
+fn address_hint(class: Class, destination: &str) -> String {
+    let what = class.refusal().trim_start_matches("Denied: ");
+    if class == Class::Public || class.is_nameable() {
+        format!(
+            "{destination} leads to {what}; retrying will not help; ask the operator to name it in the policy, \
+             as host or in allowed_ips"
+        )
+    } else {
+        format!(
+            "{destination} leads to {what}, which no policy can allow; retrying will not help; only the operator \
+             can permit it (--permit-special, permit_special_addresses)"
+        )
+    }
+}
+
 impl Session {
     /// Refuses a CONNECT, which always ends the connection (RFC 9931).
     pub(super) async fn refuse_tunnel(&self, destination: &Destination, refusal: Refusal) -> Next {
-        self.refuse(Some(destination), Some((Method::Connect, None)), &refusal).await;
+        self.refuse(Some(destination), Some(Method::Connect), None, &refusal).await;
         Next::Linger
     }
 
@@ -114,26 +126,22 @@ impl Session {
     ) -> Next {
         // A body that nobody reads would be taken for the next request.
         let whole = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
-        let closes = self
-            .refuse(destination, request.map(|(head, octets)| (head.method, Some((head, octets)))), &refusal)
-            .await;
+        let method = request.map(|(head, _)| head.method);
+        let closes = self.refuse(destination, method, request, &refusal).await;
         if closes || !whole { Next::Linger } else { Next::Request }
     }
 
     async fn refuse(
         &self,
         destination: Option<&Destination>,
-        request: Option<(Method, Option<(&RequestHead, &[u8])>)>,
+        method: Option<Method>,
+        request: Option<(&RequestHead, &[u8])>,
         refusal: &Refusal,
     ) -> bool {
         let hint = refusal.hint(self, destination);
-        let (method, head) = (request.map(|(method, _)| method), request.and_then(|(_, head)| head));
-        self.tell_refused(destination, method, head, refusal, hint.as_deref());
+        self.tell_refused(destination, method, request, refusal, hint.as_deref());
         let mut out = self.core.means.buffers.take();
-        let method = request.map(|(method, _)| method);
-        let persistent = request
-            .and_then(|(_, head)| head)
-            .is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        let persistent = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
         let shown = destination.map(ToString::to_string);
         let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
             answer::write_options(&mut out, now(), !persistent);

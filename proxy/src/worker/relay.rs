@@ -9,7 +9,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -18,16 +19,23 @@ use super::buffers::Buffers;
 use super::pipes::{PIPE_OCTETS, Pipe, Pipes};
 use super::socket::Side;
 use super::watchdog::{Aim, Watch};
+use crate::pace::Pace;
 
 /// Octets one read into the shared scratch may take.
 pub(crate) const SCRATCH_OCTETS: usize = 64 << 10;
-/// A read this large means bulk (FACTS.md, relay engines).
+/// A read this large means bulk (docs/decisions/0002).
 const BULK_OCTETS: usize = 32 << 10;
 /// A splice this small, [`TRICKLES_MAX`] times in a row, means that the bulk is over.
 const TRICKLE_OCTETS: usize = 4 << 10;
 const TRICKLES_MAX: u8 = 8;
 /// Splices before the others get their turn: 1 MiB at most.
 const SPLICES_PER_TURN: usize = 4;
+
+/// Time since this process first asked: a zero that all workers share.
+pub(crate) fn since_start() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
+}
 
 /// What relaying borrows from its worker.
 #[derive(Clone)]
@@ -53,11 +61,28 @@ pub(crate) struct Flow {
     octets: Cell<u64>,
     copied: metrics::Counter,
     spliced: metrics::Counter,
+    pace: Option<Arc<Pace>>,
+    owed: Cell<Duration>,
 }
 
 impl Flow {
-    pub(crate) fn new(copied: metrics::Counter, spliced: metrics::Counter) -> Self {
-        Self { octets: Cell::new(0), copied, spliced }
+    pub(crate) fn new(copied: metrics::Counter, spliced: metrics::Counter, pace: Option<Arc<Pace>>) -> Self {
+        Self { octets: Cell::new(0), copied, spliced, pace, owed: Cell::new(Duration::ZERO) }
+    }
+
+    /// Waits as long as the sandbox' rate wants after what has moved.
+    pub(crate) async fn keep_pace(&self) {
+        let owed = self.owed.replace(Duration::ZERO);
+        if !owed.is_zero() {
+            monoio::time::sleep(owed).await;
+        }
+    }
+
+    fn add(&self, count: usize) {
+        self.octets.set(self.octets.get().saturating_add(count as u64));
+        if let Some(pace) = &self.pace {
+            self.owed.set(pace.take(count as u64, since_start()));
+        }
     }
 
     /// Octets written to the other side so far.
@@ -67,12 +92,12 @@ impl Flow {
 
     /// Counts octets that went through this process' memory.
     pub(crate) fn add_copied(&self, count: usize) {
-        self.octets.set(self.octets.get().saturating_add(count as u64));
+        self.add(count);
         self.copied.increment(count as u64);
     }
 
     fn add_spliced(&self, count: usize) {
-        self.octets.set(self.octets.get().saturating_add(count as u64));
+        self.add(count);
         self.spliced.increment(count as u64);
     }
 }
@@ -140,6 +165,7 @@ pub(crate) async fn pump(
             },
             _ => copy_turn(means, from, to, flow, &mut gear).await?,
         };
+        flow.keep_pace().await;
         if ended {
             vigil.half_close();
             // The peer may be gone already; its own direction finds out.

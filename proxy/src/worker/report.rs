@@ -1,9 +1,11 @@
 //! What a session reports: one event per decision, one at the end of a tunnel.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Core;
 use super::refusal::Refusal;
 use super::relay::Flow;
 use super::session::Session;
@@ -14,13 +16,14 @@ use crate::event::{Action, Event, Kind, Via};
 use crate::http::head::{Method, RequestHead};
 use crate::http::reject::Blame;
 use crate::measures::Counted;
-use crate::policy::{Endpoint, Permit};
+use crate::policy::{Endpoint, Permit, Sni};
 
 /// What of a permit is left to tell when it has been spent on a dial.
 pub(super) struct Granted {
     endpoint: Option<Arc<Endpoint>>,
     /// Why it would have been refused, if only an audit let it pass.
     audited: Option<&'static str>,
+    sni: Sni,
 }
 
 impl Granted {
@@ -28,7 +31,13 @@ impl Granted {
         Self {
             endpoint: permit.endpoint().cloned(),
             audited: permit.audited().map(|deny| deny.reason.as_str()),
+            sni: permit.sni(),
         }
+    }
+
+    /// Whether TLS in the tunnel must name its host.
+    pub(super) fn verifies_sni(&self) -> bool {
+        self.sni == Sni::Verify
     }
 
     fn rule(&self) -> Option<&str> {
@@ -37,6 +46,25 @@ impl Granted {
 
     fn action(&self) -> Action {
         if self.audited.is_some() { Action::Audited } else { Action::Allowed }
+    }
+}
+
+impl Core {
+    /// Somebody who belongs to no sandbox was turned away.
+    pub(super) fn tell_unknown_source(&self, peer: SocketAddr) {
+        metrics::counter!("sluice_connections_total", "sandbox" => "", "kind" => "connect", "action" => "denied", "reason" => "unknown_source")
+            .increment(1);
+        let detail = format!("no sandbox has the source address {}", peer.ip());
+        let mut event = Event::now(Kind::ConnectDenied);
+        event.via = Some(Via::Proxy);
+        event.action = Some(Action::Denied);
+        event.proto = Some("tcp");
+        event.reason = Some("unknown_source");
+        event.src_port = Some(peer.port());
+        event.status = Some(403);
+        event.detail = Some(&detail);
+        event.hint = Some("add a sandbox with this source to the configuration, or keep the client away");
+        self.reporter.report(&event, Urgency::Now);
     }
 }
 
@@ -139,7 +167,7 @@ impl Session {
         event.detail = refusal.detail.as_deref().or(misses.as_deref()).filter(|text| !text.is_empty());
         event.hint = hint;
         if refusal.reject.blame() == Blame::Policy {
-            event.identity_trail = self.caller.as_ref().map(super::who::Caller::trail);
+            event.identity_trail = self.caller.as_ref().and_then(super::who::Caller::trail);
         }
         self.sandbox.reporter().report(&event, Urgency::Now);
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::buffers::Buffer;
 use super::forward::Route;
 use super::refusal::{Refusal, turn_away};
+use super::relay::since_start;
 use super::socket::{Side, Socket};
 use super::watchdog::{Aim, Cause, Watch};
 use super::who::Caller;
@@ -62,7 +63,10 @@ pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: So
         Behind::Sandbox(sandbox) => Some(sandbox),
         Behind::Sources(sources) => sources.find(peer.ip()),
     };
-    let Some(sandbox) = sandbox else { return turn_away(&client, Reject::Denied("unknown_source")) };
+    let Some(sandbox) = sandbox else {
+        core.tell_unknown_source(peer);
+        return turn_away(&client, Reject::Denied("unknown_source"));
+    };
     let Some(admitted) = sandbox.admit() else {
         sandbox.measures().denied(Counted::Connection, Reject::TooManyConnections.label());
         return turn_away(&client, Reject::TooManyConnections);
@@ -160,6 +164,11 @@ impl Session {
         let served = self.serve_request(received, &destination, Route::Anywhere).await;
         self.destination = Some(destination);
         served
+    }
+
+    /// Counts one request against the sandbox' rate.
+    pub(super) fn within_rate(&self) -> Result<(), Refusal> {
+        if self.sandbox.may_request(since_start()) { Ok(()) } else { Err(Reject::TooManyRequests.into()) }
     }
 
     /// Who asks, as the policy wants to know it.

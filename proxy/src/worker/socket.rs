@@ -1,6 +1,6 @@
 //! A TCP socket driven by readiness: wait on the ring, then read or write with a plain non-blocking call.
 //!
-//! Measured (FACTS.md, relay engines): waiting with a poll and reading into a shared scratch costs what io_uring
+//! Measured (docs/decisions/0002): waiting with a poll and reading into a shared scratch costs what io_uring
 //! receive costs in ping-pong, and lets an idle connection hold no buffer at all.
 
 use std::io;
@@ -83,11 +83,6 @@ impl Socket {
     /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
     pub(crate) fn reset_on_close(&self) {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
-
-    /// The address this side is connected to.
-    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
-        self.stream.peer_addr()
     }
 
     /// This side's own address.

@@ -1,7 +1,7 @@
 //! Time-outs that cost nothing while traffic flows: a connection stores when it must be done, a sweep looks now and then.
 //!
 //! An expired connection is woken by shutting its sockets down; it finds the cause in its [`Watch`]. The same way ends
-//! connections that a new policy denies and those left when the worker drains.
+//! those left when the worker or their sandbox stops.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, RawFd};
@@ -23,8 +23,6 @@ pub(crate) enum Cause {
     Expired,
     /// The connection has lived as long as one may.
     TooOld,
-    /// The policy in force now would deny it.
-    PolicyChanged,
     /// The worker or the sandbox is stopping.
     Stopping,
 }
@@ -35,7 +33,6 @@ impl Cause {
         match self {
             Self::Expired => "timeout",
             Self::TooOld => "lifetime",
-            Self::PolicyChanged => "policy_changed",
             Self::Stopping => "stopping",
         }
     }
@@ -154,14 +151,19 @@ impl Watch {
         self.end.set(self.end.get().min(self.clock.get().saturating_add(millis(LAST_WORDS))));
         let aim = self.aim.get();
         match aim {
-            Aim::ClientRead => drop(shutdown(self.client, Shutdown::Read)),
-            Aim::Both => drop(shutdown(self.client, Shutdown::Both)),
+            Aim::ClientRead => shut(self.client, Shutdown::Read),
+            Aim::Both => shut(self.client, Shutdown::Both),
             Aim::Upstream => {}
         }
         if let (Aim::Upstream | Aim::Both, Some(upstream)) = (aim, self.upstream.get()) {
-            drop(shutdown(upstream, Shutdown::Both));
+            shut(upstream, Shutdown::Both);
         }
     }
+}
+
+/// A socket that is not connected any more needs no shutting down.
+fn shut(socket: RawFd, how: Shutdown) {
+    let _ = shutdown(socket, how);
 }
 
 fn millis(duration: Duration) -> u64 {

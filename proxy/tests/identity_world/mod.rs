@@ -271,6 +271,9 @@ pub(crate) fn play() {
                 .unwrap();
             child.wait().unwrap();
         }
+        "start-another" => {
+            as_client(&other.unwrap(), "connect", &proxy, None).status().unwrap();
+        }
         "connect-then-exec" => {
             let mut stream = TcpStream::connect(&proxy).unwrap();
             stream.write_all(b"c").unwrap();

@@ -6,7 +6,8 @@
 //! threads (setresuid and its kin) are made directly.
 #![allow(unsafe_code)]
 
-use super::plan::{Ids, Mounts, Plan};
+use super::mounts;
+use super::plan::{Ids, Plan};
 use super::report::{self, Failure, MESSAGE_BYTES, Step};
 use crate::filesystem::{LateRule, Prepared};
 use crate::privileges::Credentials;
@@ -15,10 +16,10 @@ use seccompiler::sock_filter;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 /// A system call's errno.
-type Done<T = ()> = Result<T, i32>;
+pub(super) type Done<T = ()> = Result<T, i32>;
 
 /// The exit code of a child that could not confine itself; the report socket has told why.
 const NOT_STARTED: c_int = 70;
@@ -63,7 +64,7 @@ fn confine(plan: &Plan, report: RawFd, status: RawFd) -> Result<std::convert::In
     at(Step::Stdio, put_stdio(&plan.stdio))?;
     at(Step::Signals, default_signals())?;
     at(Step::NetworkNamespace, enter_network(plan.netns))?;
-    at(Step::Mounts, own_mounts(plan.mounts.as_ref()))?;
+    at(Step::Mounts, mounts::apply(plan.mounts.as_ref()))?;
     at(Step::CoreLimit, no_core_dumps())?;
     at(Step::BoundingSet, cut_bounding_set(plan.credentials))?;
     at(Step::SecureBits, prctl(libc::PR_SET_SECUREBITS, plan.credentials.securebits.into()))?;
@@ -96,7 +97,7 @@ fn errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-fn check(result: c_long) -> Done<c_long> {
+pub(super) fn check(result: c_long) -> Done<c_long> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
 
@@ -140,55 +141,6 @@ fn enter_network(netns: Option<RawFd>) -> Done {
     let Some(netns) = netns else { return Ok(()) };
     // SAFETY: numbers only; the launcher keeps the descriptor open during the clone.
     check(unsafe { libc::setns(netns, libc::CLONE_NEWNET) }.into()).map(drop)
-}
-
-fn own_mounts(mounts: Option<&Mounts>) -> Done {
-    let Some(mounts) = mounts else { return Ok(()) };
-    let nothing_runs = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // Unmounts of the host still arrive; nothing goes back.
-    mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE, None)?;
-    mount(Some(c"proc"), c"/proc", Some(c"proc"), nothing_runs, None)?;
-    for path in &mounts.proc_read_only {
-        mount(Some(path), path, None, libc::MS_BIND, None)?;
-        mount(None, path, None, libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | nothing_runs, None)?;
-    }
-    for tree in &mounts.trees_read_only {
-        read_only_tree(tree)?;
-    }
-    for path in &mounts.masked {
-        mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None)?;
-    }
-    if mounts.private_tmp {
-        mount(Some(c"tmpfs"), c"/tmp", Some(c"tmpfs"), libc::MS_NOSUID | libc::MS_NODEV, Some(c"mode=1777"))?;
-    }
-    Ok(())
-}
-
-fn mount(source: Option<&CStr>, at: &CStr, kind: Option<&CStr>, flags: c_ulong, data: Option<&CStr>) -> Done {
-    let pointer = |text: Option<&CStr>| text.map_or(null(), CStr::as_ptr);
-    // SAFETY: every pointer is null or a C string that outlives the call.
-    check(
-        unsafe { libc::mount(pointer(source), at.as_ptr(), pointer(kind), flags, pointer(data).cast()) }
-            .into(),
-    )
-    .map(drop)
-}
-
-fn read_only_tree(tree: &CStr) -> Done {
-    let attributes =
-        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: the structure and its size agree; the path is a C string.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            tree.as_ptr(),
-            libc::AT_RECURSIVE,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    })
-    .map(drop)
 }
 
 fn no_core_dumps() -> Done {

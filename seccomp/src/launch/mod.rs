@@ -2,10 +2,12 @@
 //! then walks one list of system calls (`child.rs`) and reports through a socket (`report.rs`).
 
 mod child;
+mod mounts;
 mod plan;
 mod process;
 mod report;
 
+pub use mounts::ReplacedFile;
 pub use process::{Child, ExitStatus, Signaller};
 pub use report::Step;
 
@@ -43,7 +45,13 @@ pub struct Launch<'fd> {
     pub landlock: Option<LandlockPlan>,
     /// Pid and mount namespaces of its own.
     pub namespaces: Namespaces,
-    /// Whether a witness notes its connects; if so [`Child::witness`] must be served from the start.
+    /// Files and directories this workload must not see, such as the launcher's state and sockets; the
+    /// kernel's log and the control sockets of systemd and container engines always are. A path that
+    /// does not exist is left out. Needs `namespaces.pids`.
+    pub hidden: Vec<PathBuf>,
+    /// Files whose contents are replaced for this workload. Needs `namespaces.pids`.
+    pub replaced: Vec<ReplacedFile>,
+    /// Whether a witness notes its connects; if so [`Child::take_witness`] must be served from the start.
     pub witness: bool,
     /// Its relation to the terminal.
     pub terminal: Terminal,
@@ -66,6 +74,8 @@ impl Launch<'_> {
             memfd_exec: true,
             landlock: None,
             namespaces: Namespaces::default(),
+            hidden: Vec::new(),
+            replaced: Vec::new(),
             witness: false,
             terminal: Terminal::default(),
             stdio: Stdio::default(),

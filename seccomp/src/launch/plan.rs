@@ -1,5 +1,6 @@
 //! A launch made ready: every string, descriptor and program the child needs, as plain memory.
 
+use super::mounts::Mounts;
 use super::report::{Failure, Step};
 use super::{Launch, LaunchError, Terminal};
 use crate::filesystem::{self, Prepared};
@@ -47,18 +48,6 @@ pub(super) struct Ids {
     pub(super) groups: Vec<libc::gid_t>,
 }
 
-/// What the mount step does beyond a fresh `/proc`.
-#[derive(Debug)]
-pub(super) struct Mounts {
-    pub(super) private_tmp: bool,
-    /// Paths under `/proc` made read-only in place; those this kernel has.
-    pub(super) proc_read_only: Vec<CString>,
-    /// Mount points made read-only with all mounts beneath.
-    pub(super) trees_read_only: Vec<CString>,
-    /// Files covered by `/dev/null`.
-    pub(super) masked: Vec<CString>,
-}
-
 /// A null-terminated array of C strings, as execve takes it.
 #[derive(Debug)]
 pub(super) struct Pointers {
@@ -77,39 +66,8 @@ impl Pointers {
     }
 }
 
-/// The kernel's knobs under `/proc`: a root user writes many of them without any capability.
-const PROC_READ_ONLY: &[&str] =
-    &["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi"];
-/// Trees of kernel objects with writable knobs (uevent helpers, module parameters, cgroups).
-const TREES_READ_ONLY: &[&str] = &["/sys"];
-/// The kernel's log: it shows the traffic of other sandboxes and takes lines from root.
-const MASKED: &[&str] = &["/dev/kmsg"];
-
-impl Mounts {
-    fn prepare(private_tmp: bool) -> Self {
-        let existing = |paths: &[&str]| {
-            paths
-                .iter()
-                .filter(|path| Path::new(path).exists())
-                .filter_map(|path| CString::new(*path).ok())
-                .collect()
-        };
-        Self {
-            private_tmp,
-            proc_read_only: existing(PROC_READ_ONLY),
-            trees_read_only: existing(TREES_READ_ONLY),
-            masked: existing(MASKED),
-        }
-    }
-}
-
 impl Plan {
     pub(super) fn prepare(launch: &Launch<'_>) -> Result<Self, LaunchError> {
-        if launch.namespaces.private_tmp && !launch.namespaces.pids {
-            return Err(LaunchError::Invalid(
-                "a private /tmp needs the pid and mount namespaces; turn them on".into(),
-            ));
-        }
         if let Some(user) = launch.user.as_ref().filter(|user| !user.groups_fit()) {
             return Err(LaunchError::Invalid(format!(
                 "{} groups are more than the kernel takes",
@@ -141,7 +99,7 @@ impl Plan {
             landlock,
             filters: compile(&options)?,
             witness: launch.witness.then(witness::program),
-            mounts: launch.namespaces.pids.then(|| Mounts::prepare(launch.namespaces.private_tmp)),
+            mounts: Mounts::prepare(launch.namespaces, &launch.hidden, &launch.replaced)?,
             is_init: launch.namespaces.pids,
             foreground: launch.terminal == Terminal::Foreground && holds_terminal(),
             program: launch.program.to_string_lossy().into_owned(),

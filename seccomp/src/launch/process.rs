@@ -129,8 +129,7 @@ impl Child {
         &self.enforcement
     }
 
-    /// Sends a signal to the workload's first process; to be used from any thread through [`Child::pidfd`]'s
-    /// owner. A workload that has ended is no error.
+    /// Sends a signal to the workload's first process. A workload that has ended is no error.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let target = self.workload_fd.as_ref().unwrap_or(&self.cloned_fd);
         gone_is_fine(syscalls::pidfd_send_signal(target.as_fd(), signal, 0))

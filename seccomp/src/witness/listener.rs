@@ -21,6 +21,14 @@ pub(super) struct Notification {
     pub(super) args: [u64; 6],
 }
 
+/// A notification, with room for what a later kernel may add to its end: the kernel writes its whole
+/// structure whatever this program knew when it was built.
+#[repr(C)]
+struct Taken {
+    notification: libc::seccomp_notif,
+    room: [u64; 32],
+}
+
 /// What [`Listener::wait`] woke up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -79,10 +87,12 @@ impl Listener {
     /// Takes the waiting call; `None` when it was interrupted meanwhile.
     pub(super) fn receive(&self) -> io::Result<Option<Notification>> {
         // SAFETY: plain integers; the kernel insists that the structure is zero.
-        let mut raw: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel writes one `struct seccomp_notif`.
-        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut raw) };
+        let mut taken: Taken = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one `struct seccomp_notif` of its own size, which `Taken` has room for.
+        let done =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut taken) };
         if done == 0 {
+            let raw = taken.notification;
             return Ok(Some(Notification {
                 id: raw.id,
                 tid: raw.pid,

@@ -29,7 +29,7 @@ use attempt::Attempt;
 use listener::{Event, Listener, Notification};
 use naming::{Naming, Sockets};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use who::Processes;
@@ -54,13 +54,13 @@ pub struct Served {
 }
 
 /// Serves the listener of one workload.
-#[derive(Debug)]
 pub struct Witness {
     listener: Listener,
     sockets: Sockets,
     processes: Processes,
     notes: Arc<Notes>,
     local: Vec<IpAddr>,
+    on_note: Option<Box<dyn Fn(SocketAddr) + Send>>,
     served: Served,
 }
 
@@ -75,8 +75,15 @@ impl Witness {
             processes: Processes::new(workload),
             notes,
             local,
+            on_note: None,
             served: Served::default(),
         }
+    }
+
+    /// Has `alert` called with the destination of each note, once it can be found and before the call goes on. Every
+    /// noted call waits for it.
+    pub fn on_note(&mut self, alert: impl Fn(SocketAddr) + Send + 'static) {
+        self.on_note = Some(Box::new(alert));
     }
 
     /// Answers until every process of the workload has ended, or `stop` (an eventfd or a pipe's read
@@ -92,7 +99,11 @@ impl Witness {
             if let Some(note) = self.observe(&call) {
                 self.served.notes += 1;
                 self.served.unnamed += u64::from(note.src_port.is_none());
+                let dst = note.dst;
                 self.notes.push(note);
+                if let Some(on_note) = &self.on_note {
+                    on_note(dst);
+                }
             }
             self.listener.resume(call.id).map_err(failed("SECCOMP_IOCTL_NOTIF_SEND"))?;
         }

@@ -13,6 +13,7 @@ use super::notes::{Call, Proto};
 use crate::limits::{PORTS_EXHAUSTED_PAUSE_MS, THREADS_CACHED_MAX};
 use crate::syscalls::{self, PIDFD_THREAD};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, bind, getsockname,
 };
@@ -59,14 +60,16 @@ impl Sockets {
             return Naming::NoAttempt;
         }
         let Some((family, port)) = local_port(&socket) else { return Naming::NoAttempt };
+        if proto == Proto::Tcp && port != 0 && is_under_way(&socket) {
+            return Naming::NoAttempt;
+        }
         match self.bind_any(&socket, family) {
             // Freshly bound.
             Ok(()) => match local_port(&socket) {
                 Some((_, port)) if port != 0 => Naming::Named(proto, port),
                 _ => Naming::Unnamed(proto),
             },
-            // It has a port already. A TCP socket that is not closed is connected or about to be.
-            Err(Errno::EINVAL) if proto == Proto::Tcp && !is_closed(&socket) => Naming::NoAttempt,
+            // It has a port already.
             Err(Errno::EINVAL) if port != 0 => Naming::Named(proto, port),
             Err(_) => Naming::Unnamed(proto),
         }
@@ -156,12 +159,19 @@ fn transport(socket: &OwnedFd) -> Option<Proto> {
     }
 }
 
-/// `TCP_INFO` begins with the state.
-fn is_closed(socket: &OwnedFd) -> bool {
+/// The TCP socket is connected or connecting, or an earlier connect has failed and not said so yet. A
+/// call on it starts nothing: it asks how the one before went, as after EINPROGRESS, or is that one
+/// restarted after a signal.
+fn is_under_way(socket: &OwnedFd) -> bool {
     const TCP_CLOSE: u8 = 7;
+    // `TCP_INFO` begins with the state. When it cannot be told, a note too many does less harm than one
+    // too few.
     let state = syscalls::byte_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO);
-    // When it cannot be told, a note too many does less harm than one too few.
-    state.is_none_or(|state| state == TCP_CLOSE)
+    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    // Asking for SO_ERROR would take the error away; poll only looks.
+    let looked = poll(&mut watched, PollTimeout::ZERO).is_ok();
+    let failed = watched.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLERR));
+    state.is_some_and(|state| state != TCP_CLOSE) || (looked && failed)
 }
 
 /// Family and local port; 0 when there is none. After a failed connect it may be a stale number.

@@ -12,7 +12,6 @@ use nix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,13 +57,12 @@ impl Processes {
         let exe_link =
             open(path.as_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
         let stat = read_stat(pid)?;
-        let uid = fs::metadata(format!("/proc/{tid}/stat")).ok()?.uid();
         let process = Process {
             pid,
             start_time: stat.start_time,
             exe: read_exe(&exe_link)?,
             comm: stat.comm,
-            uid: real_uid(tid).unwrap_or(uid),
+            uid: real_uid(tid)?,
             ancestors: self.ancestors(pid, stat.parent),
         };
         Some(Known { exe_link, process: Arc::new(process) })

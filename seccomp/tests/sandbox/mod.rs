@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A namespace with `lo` and the addresses 10.200.0.1 and fd00::1 on it, where everything else is refused with a
 /// reset (TCP) or unreachable (the rest), as in a sandbox.
@@ -111,6 +111,8 @@ pub(crate) fn run_with(launch: &Launch<'_>, meanwhile: impl FnOnce(&mut Child)) 
         cwd: launch.cwd.clone(),
         user: launch.user.clone(),
         landlock: launch.landlock.clone(),
+        hidden: launch.hidden.clone(),
+        replaced: launch.replaced.clone(),
         stdio,
         ..*launch
     };

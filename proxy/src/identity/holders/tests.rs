@@ -189,7 +189,7 @@ fn a_process_that_reads_a_line_is_known_to_have_run() {
     while !asleep() {
         assert!(Instant::now() < deadline, "the shell never waits for its first line");
     }
-    let watch = holders.watch(&dir).unwrap();
+    let watch = holders.watch(&dir, None).unwrap();
     assert!(watch.unchanged_since().is_some());
     child.stdin.as_mut().unwrap().write_all(b"1\n").unwrap();
     while watch.unchanged_since().is_some() {

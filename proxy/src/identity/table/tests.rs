@@ -136,10 +136,15 @@ fn a_last_row_without_a_newline_counts() {
     assert!(read(CLIENT.trim_end(), sought).is_complete());
 }
 
+/// Half of the bytes are what tables are made of.
+fn table_like(byte: u8) -> u8 {
+    if byte < 128 { b"\n :0FA1x"[usize::from(byte % 8)] } else { byte }
+}
+
 proptest! {
     #[test]
     fn any_bytes_in_any_pieces_read_like_the_whole(
-        bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b' '), Just(b':'), Just(b'0'), any::<u8>()], 0..2_000),
+        bytes in proptest::collection::vec(any::<u8>().prop_map(table_like), 0..1_200),
         piece in 1_usize..700,
     ) {
         let sought = tuple("127.0.0.1:51234", "10.200.0.1:3128");

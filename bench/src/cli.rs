@@ -1,0 +1,106 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::compare::Sides;
+use crate::contender::{Profile, Programs};
+use crate::reference::Reference;
+use crate::workload::{Conditions, Workload};
+
+/// Load, origin, yardsticks and comparisons that show what a proxy costs
+///
+/// CPU is the proxy's whole process by the kernel's own account, in nanoseconds. Any failed operation makes the exit
+/// code 1.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-bench", version, subcommand_value_name = "WORKLOAD or COMMAND")]
+pub(crate) struct Cli {
+    /// Where, how long, how fast.
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
+    /// Programs to start.
+    #[command(flatten)]
+    pub(crate) programs: Programs,
+    /// The proxy that is judged: sluice, squid, envoy, tinyproxy, running, or a reference
+    #[arg(long, global = true, default_value = "sluice")]
+    pub(crate) subject: Profile,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one workload once over one proxy
+    #[command(flatten)]
+    Once(Workload),
+    /// Run one workload over several proxies in alternation and divide
+    Compare {
+        /// Who against whom.
+        #[command(flatten)]
+        sides: Sides,
+        /// Where the JSON goes.
+        #[command(flatten)]
+        keeping: Keeping,
+        /// The workload.
+        #[command(subcommand)]
+        workload: Workload,
+    },
+    /// Measure every promise of cost beside its yardstick: target, seen, met or missed
+    Targets {
+        /// Rounds of every comparison
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
+        rounds: u32,
+        /// Only these workloads
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// A missed target makes the exit code 2
+        #[arg(long)]
+        strict: bool,
+        /// Where the JSON goes.
+        #[command(flatten)]
+        keeping: Keeping,
+    },
+    /// Serve as one of the yardsticks until the parent ends
+    Reference {
+        /// Which
+        name: Reference,
+        /// Where
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Serve as the origin until the parent ends
+    #[command(hide = true)]
+    Origin {
+        /// Cores, two threads on each
+        #[arg(long, value_delimiter = ',')]
+        cores: Vec<usize>,
+        /// Run latency threads before all others
+        #[arg(long)]
+        first: bool,
+    },
+    /// Become a command that dies with the parent
+    #[command(hide = true)]
+    Leash {
+        /// The command
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Where results are kept.
+#[derive(Debug, Args)]
+pub(crate) struct Keeping {
+    /// Folder for the JSON of this run
+    #[arg(long, global = true, default_value = "bench/results")]
+    pub(crate) results: PathBuf,
+    /// Keep nothing
+    #[arg(long, global = true)]
+    pub(crate) no_results: bool,
+}

@@ -1,0 +1,76 @@
+//! The name in the TLS of a raw tunnel: it must be the host that was judged, or a policy by name is worth nothing (domain
+//! fronting). Only what the client sends first is held back, and only until its ClientHello is whole; then the bytes go on
+//! untouched. What the server says first is never waited for.
+
+use std::cell::Cell;
+use std::io;
+
+use super::buffers::Buffer;
+use super::session::Session;
+use super::socket::Side;
+use crate::destination::Host;
+use crate::http::reject::Reject;
+use crate::tls::client_hello::{Hello, HelloReader, SniMatch};
+
+/// A fatal alert, access_denied (RFC 8446 section 6): what a TLS client can be told.
+pub(super) const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+/// What a tunnel's first bytes are held against.
+pub(super) struct Screen<'a> {
+    host: &'a Host,
+    verdict: Cell<Option<Reject>>,
+}
+
+impl<'a> Screen<'a> {
+    pub(super) fn new(host: &'a Host) -> Self {
+        Self { host, verdict: Cell::new(None) }
+    }
+
+    /// Why the tunnel was ended, if it was.
+    pub(super) fn verdict(&self) -> Option<Reject> {
+        self.verdict.get()
+    }
+
+    fn refuse(&self, reject: Reject) -> io::Error {
+        self.verdict.set(Some(reject));
+        io::ErrorKind::PermissionDenied.into()
+    }
+
+    /// What is wrong with the hello, or nothing.
+    fn judge(&self, hello: &Hello) -> Result<(), Reject> {
+        match hello {
+            Hello::Incomplete | Hello::NotTls => Ok(()),
+            // What we cannot read the origin might.
+            Hello::Malformed => Err(Reject::SniMissing),
+            Hello::Read(hello) => match hello.compare(self.host) {
+                SniMatch::Same => Ok(()),
+                SniMatch::Missing => Err(Reject::SniMissing),
+                SniMatch::Other => Err(Reject::SniMismatch),
+                SniMatch::Encrypted => Err(Reject::SniEncrypted),
+            },
+        }
+    }
+}
+
+impl Session {
+    /// Reads on behind `early` until it is clear what the client speaks; returns all that was read, to be sent on.
+    pub(super) async fn screen(&self, screen: &Screen<'_>, mut early: Buffer) -> io::Result<Buffer> {
+        let mut reader = HelloReader::default();
+        loop {
+            if !early.is_empty() {
+                let hello = reader.read(&early);
+                if hello != Hello::Incomplete {
+                    return screen.judge(&hello).map(|()| early).map_err(|reject| screen.refuse(reject));
+                }
+            }
+            self.client.readable().await?;
+            let mut scratch = self.core.means.scratch.borrow_mut();
+            match self.client.try_read(&mut scratch)? {
+                // A hello that never ends opens nothing; the rest of the tunnel finds the end by itself.
+                Some(0) => return Ok(early),
+                Some(count) => early.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+                None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Limits and time-outs: what a client is told, that the daemon goes on, and that nobody can make it hold memory.
+
+#![allow(clippy::unwrap_used)] // a test ends at the first surprise
+
+mod conformance;
+
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use conformance::{OK, Origin, Peer, Proxy, Setup};
+use socket2::SockRef;
+
+fn get(origin: &Origin, path: &str, fields: &str) -> String {
+    let at = origin.address();
+    format!("GET http://{at}{path} HTTP/1.1\r\nHost: {at}\r\n{fields}\r\n")
+}
+
+/// A request is served.
+#[track_caller]
+fn serves(proxy: &Proxy, origin: &Origin) {
+    let mut client = proxy.ask(get(origin, "/", "Connection: close\r\n"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(client.message().1, "ok");
+}
+
+#[test]
+fn a_head_that_is_too_large_is_431() {
+    let origin = Origin::new();
+    let rows = [
+        (format!("X: {}\r\n", "y".repeat(40_000)), "head_too_large"),
+        ((0..40).map(|n| format!("X-{n}: {}\r\n", "y".repeat(1_000))).collect(), "head_too_large"),
+        ((0..200).map(|n| format!("X-{n}: y\r\n")).collect(), "too_many_fields"),
+    ];
+    for (fields, reason) in rows {
+        let mut client = Proxy::shared().ask(get(&origin, "/", &fields));
+        assert_eq!(client.refusal(), (431, reason.into()));
+        client.hears_end();
+    }
+    origin.is_untouched();
+}
+
+#[test]
+fn a_request_line_of_8000_octets_passes_and_one_of_20000_is_414() {
+    let origin = Origin::new();
+    let mut client = Proxy::shared().ask(get(&origin, &format!("/{}", "x".repeat(8_000)), ""));
+    let mut upstream = origin.accept();
+    assert_eq!(upstream.head().start().len(), "GET / HTTP/1.1".len() + 8_000);
+    upstream.send(OK);
+    assert_eq!(client.message().1, "ok");
+    let mut client = Proxy::shared().ask(get(&origin, &format!("/{}", "x".repeat(20_000)), ""));
+    assert_eq!(client.refusal(), (414, "line_too_long".into()));
+    client.hears_end();
+    // Without an end in sight, too.
+    let mut client = Proxy::shared().ask(format!("GET http://{}/{}", origin.address(), "x".repeat(20_000)));
+    assert_eq!(client.refusal(), (414, "line_too_long".into()));
+    origin.is_untouched();
+}
+
+/// A byte now and then keeps nothing open beyond the time a head may take.
+#[test]
+fn a_head_that_comes_too_slowly_is_408() {
+    let proxy = Setup::default().timeouts("head_read: 1s").start();
+    let mut client = proxy.ask("GET http://a.example/ HTTP/1.1\r\nX: ");
+    let began = Instant::now();
+    client.stream().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    while client.stream().peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+        assert!(began.elapsed() < conformance::DEADLINE, "a slow head is not ended");
+        client.try_send("x");
+    }
+    assert_eq!(client.refusal(), (408, "head_timeout".into()));
+    client.end();
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed_without_a_word() {
+    let proxy = Setup::default().timeouts("idle_keepalive: 1s").start();
+    let origin = Origin::new();
+    proxy.connect().hears_end();
+    let mut client = proxy.ask(get(&origin, "/", ""));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.send(OK);
+    client.message();
+    client.hears_end();
+    // The upstream connection is not kept for longer either.
+    upstream.hears_end();
+}
+
+#[test]
+fn an_origin_that_does_not_answer_is_504_and_the_connection_ends() {
+    let proxy = Setup::default().timeouts("first_byte: 1s").start();
+    let origin = Origin::new();
+    let mut client = proxy.ask(get(&origin, "/", ""));
+    let mut upstream = origin.accept();
+    upstream.head();
+    let (head, body) = client.message();
+    assert_eq!((head.status(), head.field("connection")), (504, Some("close")));
+    assert!(body.contains("origin_timeout"), "{body}");
+    client.hears_end();
+    upstream.hears_end();
+    origin.is_untouched();
+}
+
+/// The time for the first byte begins when the request has been sent: a long upload is no slow answer.
+#[test]
+fn a_slow_upload_is_not_a_slow_answer() {
+    let proxy = Setup::default().timeouts("first_byte: 1s, head_read: 1s").start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client = proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 6\r\n\r\n"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    for part in ["one", "two"] {
+        // Another connection's time-out says that more than the time has passed.
+        assert_eq!(proxy.ask("GET /").refusal().0, 408);
+        client.send(part);
+        upstream.hears(part);
+    }
+    upstream.send(OK);
+    assert_eq!(client.message().1, "ok");
+}
+
+#[test]
+fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
+    let proxy = Setup::default().sandbox_limits("connections: 2").start();
+    let origin = Origin::new();
+    let held = [proxy.tunnel(origin.address()), proxy.tunnel(origin.address())];
+    // The request is there before the refusal: closing with it unread must not take the refusal away.
+    for _ in 0..20 {
+        let mut third = proxy.ask(get(&origin, "/", ""));
+        let (head, body) = third.message();
+        assert_eq!((head.status(), head.field("retry-after")), (429, Some("1")));
+        assert!(body.contains("too_many_connections"), "{body}");
+        third.hears_end();
+    }
+    drop(held);
+    let served = served_in_time(&proxy, &origin);
+    assert!(served, "the places of closed connections are not given back");
+}
+
+/// Asks until somebody answers with something else than a refusal.
+fn served_in_time(proxy: &Proxy, origin: &Origin) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < conformance::DEADLINE {
+        let mut client = proxy.ask(format!("OPTIONS http://{}/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n", origin.address()));
+        if client.head().status() == 204 {
+            return true;
+        }
+    }
+    false
+}
+
+/// No descriptor is left for a while: what is connected goes on, accepting resumes when there is one again.
+#[test]
+fn running_out_of_descriptors_is_survived() {
+    let proxy = Setup::default().run_by(&["prlimit", "--nofile=96", "--"]).start();
+    let origin = Origin::new();
+    let mut tunnel = proxy.tunnel(origin.address());
+    let mut upstream = origin.accept();
+    let began = Instant::now();
+    let mut flood: Vec<TcpStream> = Vec::new();
+    while proxy.descriptors() < 96 {
+        assert!(began.elapsed() < conformance::DEADLINE, "the flood does not fill the table");
+        flood.extend((0..8).map(|_| TcpStream::connect(proxy.address()).unwrap()));
+    }
+    // Waits in the backlog.
+    let mut waiting = proxy.ask(get(&origin, "/late", ""));
+    tunnel.send("still here");
+    upstream.hears("still here");
+    drop(flood);
+    let mut late = origin.accept();
+    assert_eq!(late.head().start(), "GET /late HTTP/1.1");
+    late.send(OK);
+    assert_eq!(waiting.message().1, "ok");
+    serves(&proxy, &origin);
+}
+
+/// A client whose request is taken, but for whose dial there is no descriptor.
+#[test]
+fn a_dial_without_a_descriptor_is_503_with_retry_after() {
+    let proxy = Setup::default().run_by(&["prlimit", "--nofile=96", "--"]).start();
+    let origin = Origin::new();
+    let mut first = proxy.ask("GET ");
+    let began = Instant::now();
+    let mut flood: Vec<TcpStream> = Vec::new();
+    while proxy.descriptors() < 96 {
+        assert!(began.elapsed() < conformance::DEADLINE, "the flood does not fill the table");
+        flood.extend((0..8).map(|_| TcpStream::connect(proxy.address()).unwrap()));
+    }
+    first.send(format!("http://{}/ HTTP/1.1\r\nHost: x\r\n\r\n", origin.address()));
+    let (head, _) = first.message();
+    assert_eq!((head.status(), head.field("retry-after")), (503, Some("5")));
+    drop(flood);
+}
+
+/// Sends until the other side takes no more for a while; how much it took.
+fn fill(peer: &Peer, most: usize) -> usize {
+    let mut stream = peer.stream();
+    stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let chunk = vec![b'x'; 64 << 10];
+    let mut sent = 0;
+    while sent < most {
+        match stream.write(&chunk) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    sent
+}
+
+/// What is not taken at one end is not read at the other: only the kernel's socket buffers fill.
+#[test]
+fn a_slow_reader_holds_bounded_memory() {
+    const OCTETS: usize = 1 << 30;
+    let proxy = Setup::default().start();
+    let origin = Origin::new();
+    let at = origin.address();
+    serves(&proxy, &origin);
+    let before = proxy.resident();
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        let client = proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: {OCTETS}\r\n\r\n"));
+        let upstream = origin.accept();
+        SockRef::from(upstream.stream()).set_recv_buffer_size(16 << 10).unwrap();
+        let sent = fill(&client, OCTETS);
+        assert!(sent < OCTETS / 8, "the proxy took {sent} octets nobody reads");
+        all.push((client, upstream));
+        let client = proxy.tunnel(at);
+        let upstream = origin.accept();
+        let sent = fill(&upstream, OCTETS);
+        assert!(sent < OCTETS / 8, "the tunnel took {sent} octets nobody reads");
+        all.push((client, upstream));
+    }
+    let growth = proxy.resident().saturating_sub(before);
+    assert!(growth < 8 << 20, "{growth} octets for 16 stalled transfers");
+}
+
+/// A chunk of any size is passed on as it comes, not gathered.
+#[test]
+fn a_huge_chunk_is_streamed() {
+    let proxy = Setup::default().start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client = proxy
+        .ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nTransfer-Encoding: chunked\r\n\r\n7fffffffffffffff\r\nfirst"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.hears("7fffffffffffffff\r\nfirst");
+    client.send("second");
+    upstream.hears("second");
+}
+
+/// Pipelined requests wait in the kernel, not in the daemon, while one is being served.
+#[test]
+fn a_flood_of_pipelined_requests_holds_bounded_memory() {
+    let proxy = Setup::default().start();
+    let origin = Origin::new();
+    serves(&proxy, &origin);
+    let before = proxy.resident();
+    let client = proxy.ask(get(&origin, "/slow", ""));
+    let mut upstream = origin.accept();
+    upstream.head();
+    let sent = fill(&client, 256 << 20);
+    assert!(sent < 128 << 20, "the proxy took {sent} octets nobody asked for");
+    let growth = proxy.resident().saturating_sub(before);
+    assert!(growth < 4 << 20, "{growth} octets for one client");
+}

@@ -1,0 +1,182 @@
+//! Known ways out, each tried by a root workload: the strongest there is. What holds here holds for
+//! every other.
+#![allow(clippy::unwrap_used, reason = "also in the functions the tests share")]
+
+mod sandbox;
+
+use sandbox::{Network, command, eventually, run, run_with, scratch};
+use sluice_seccomp::{ExitStatus, LandlockPlan, Namespaces, Notes, User, Witness, launch};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::Arc;
+
+const SHARED_PIDS: Namespaces = Namespaces { pids: false, private_tmp: false };
+
+/// Runs a Python script whose `attempt` prints a call's errno, or DONE.
+fn python(script: &str, namespaces: Namespaces) -> Vec<String> {
+    const PRELUDE: &str = "
+import ctypes, errno, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(what, *args):
+    try:
+        if callable(what): what(*args); print('DONE'); return
+        result = getattr(libc, what)(*args)
+        print(errno.errorcode[ctypes.get_errno()] if result == -1 else 'DONE')
+    except OSError as e: print(errno.errorcode[e.errno])
+";
+    let script = format!("{PRELUDE}{script}");
+    let mut wanted = command(&["/usr/bin/python3", "-c", &script]);
+    wanted.namespaces = namespaces;
+    run(&wanted).text().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_launcher_cannot_be_traced_read_signalled_or_robbed_of_a_socket() {
+    let (me, secret) = (std::process::id(), std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let script = format!(
+        "
+attempt('ptrace', 16, {me}, 0, 0)
+attempt(open, '/proc/{me}/mem', 'rb')
+attempt(os.kill, {me}, 0)
+attempt('syscall', 438, os.pidfd_open({me}), {fd}, 0)
+attempt(os.readlink, '/proc/{me}/fd/{fd}')",
+        fd = secret.as_raw_fd()
+    );
+    assert_eq!(python(&script, SHARED_PIDS), ["EPERM", "EACCES", "EPERM", "EPERM", "EACCES"]);
+}
+
+#[test]
+fn a_pid_namespace_has_no_number_for_the_launcher() {
+    let me = std::process::id();
+    // -1 is everybody: in here, nobody but the caller and an init that signals do not reach.
+    let script = format!(
+        "attempt(os.kill, {me}, 9)\nattempt(os.kill, 1, 9)\nattempt(open, '/proc/1/mem', 'rb')\nattempt('kill', -1, 9)"
+    );
+    assert_eq!(python(&script, Namespaces::default()), ["ESRCH", "DONE", "EACCES", "ESRCH"]);
+}
+
+#[test]
+fn abstract_sockets_of_the_host_are_out_of_reach() {
+    let name = format!("sluice-escape-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let script = format!("attempt(socket.socket(socket.AF_UNIX).connect, '\\0{name}')");
+    for namespaces in [SHARED_PIDS, Namespaces::default()] {
+        assert_eq!(python(&script, namespaces), ["EPERM"]);
+    }
+}
+
+#[test]
+fn a_set_user_id_program_gives_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = directory.path().join("id");
+    std::fs::copy("/usr/bin/id", &program).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let mut wanted = command(&[program.to_str().unwrap(), "-u"]);
+    wanted.user = Some(User::new(1234, 1234));
+    assert_eq!(run(&wanted).text(), "1234\n");
+}
+
+#[test]
+fn no_second_listener_and_no_filter_of_its_own_hides_a_connect() {
+    // A filter that allows everything, asked for with a listener (8): the witness holds the only one. The
+    // same filter without is taken, and changes nothing.
+    let script = "
+import ctypes, errno, socket
+libc = ctypes.CDLL(None, use_errno=True)
+allow = ctypes.create_string_buffer(bytes([6, 0, 0, 0]) + (0x7fff0000).to_bytes(4, 'little'))
+class Program(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
+program = Program(1, ctypes.addressof(allow))
+for flags in (8, 0):
+    result = libc.syscall(317, 1, flags, ctypes.byref(program))
+    print(errno.errorcode[ctypes.get_errno()] if result == -1 else 'DONE')
+print(socket.socket().connect_ex(('192.0.2.1', 80)))";
+    if cfg!(target_arch = "x86_64") {
+        let network = Network::new();
+        let notes = Arc::new(Notes::default());
+        let mut wanted = command(&["/usr/bin/python3", "-c", script]);
+        wanted.netns = Some(network.fd.as_fd());
+        wanted.witness = true;
+        let outcome = run_with(&wanted, |child| {
+            let witness =
+                Witness::new(child.take_witness().unwrap(), child.pid(), Arc::clone(&notes), vec![]);
+            std::thread::spawn(move || witness.run(None));
+        });
+        assert_eq!(outcome.text(), format!("EBUSY\nDONE\n{}\n", libc::ECONNREFUSED));
+        assert_eq!(notes.len(), 1);
+    }
+}
+
+#[test]
+fn clearing_the_death_signal_and_hiding_in_a_session_saves_nobody() {
+    let script = "
+import ctypes, os, time
+ctypes.CDLL(None).prctl(1, 0)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork(): os._exit(0)
+    ctypes.CDLL(None).prctl(1, 0)
+open(os.environ['MARK'] + str(os.getpid()), 'w')
+time.sleep(1000)";
+    let directory = tempfile::tempdir().unwrap();
+    let mark = format!("{}/", directory.path().display());
+    let mut wanted = command(&["/usr/bin/python3", "-c", script]);
+    wanted.env.push(("MARK".into(), mark.clone().into()));
+    let mine = format!("MARK={mark}").into_bytes();
+    let alive = || {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let environs =
+            processes.filter_map(|entry| std::fs::read(entry.unwrap().path().join("environ")).ok());
+        environs.filter(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mine)).count()
+    };
+    // The launching thread ends as soon as both processes hide.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let child = launch(&wanted).unwrap();
+            eventually("both have started", || std::fs::read_dir(directory.path()).unwrap().count() == 2);
+            std::mem::forget(child);
+        });
+    });
+    eventually("all of them are gone", || alive() == 0);
+}
+
+#[test]
+fn memory_files_are_not_executed_where_the_policy_says_so() {
+    let script = "
+import os
+try: fd = os.memfd_create('x', 0)
+except PermissionError: fd = os.memfd_create('x', 8)
+os.write(fd, open('/bin/true', 'rb').read())
+try: os.execve(f'/proc/self/fd/{fd}', ['true'], {})
+except PermissionError: print('refused')";
+    for (memfd_exec, says) in [(true, ""), (false, "refused\n")] {
+        let mut wanted = command(&["/usr/bin/python3", "-c", script]);
+        wanted.memfd_exec = memfd_exec;
+        assert_eq!(run(&wanted).text(), says);
+    }
+}
+
+#[test]
+fn a_workload_that_kills_its_way_out_takes_only_itself() {
+    let mut wanted = command(&["sh", "-c", "kill -9 -1; kill -9 $$"]);
+    wanted.namespaces = Namespaces::default();
+    assert_eq!(run(&wanted).status, ExitStatus::Signaled(libc::SIGKILL));
+}
+
+#[test]
+fn a_script_in_a_listed_directory_cannot_read_beside_it() {
+    let outside = scratch("secret");
+    let link = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), link.path().join("link")).unwrap();
+    let mut wanted = command(&["cat", link.path().join("link").to_str().unwrap()]);
+    wanted.landlock = Some(LandlockPlan {
+        read_only: ["/usr", "/lib", "/lib64", "/bin"].map(Into::into).to_vec(),
+        read_write: vec![link.path().to_owned()],
+        ..LandlockPlan::default()
+    });
+    let outcome = run(&wanted);
+    assert!(outcome.stdout.is_empty() && outcome.stderr.contains("Permission denied"), "{outcome:?}");
+}
