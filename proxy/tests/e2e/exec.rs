@@ -5,6 +5,7 @@ use std::io::{Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
@@ -23,11 +24,14 @@ pub(crate) struct Exec<'a> {
     options: Vec<String>,
     env: Vec<(String, String)>,
     stdin: Option<Vec<u8>>,
-    events: bool,
+    /// A file of this run's own.
+    events: Option<PathBuf>,
 }
 
 impl<'a> Exec<'a> {
     pub(super) fn new(scene: &'a Scene) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let events = format!("{}.ndjson", COUNT.fetch_add(1, Ordering::Relaxed));
         Self {
             scene,
             name: scene.name().into(),
@@ -35,7 +39,7 @@ impl<'a> Exec<'a> {
             options: Vec::new(),
             env: Vec::new(),
             stdin: None,
-            events: true,
+            events: Some(scene.dir().join(events)),
         }
     }
 
@@ -82,7 +86,7 @@ impl<'a> Exec<'a> {
 
     /// Leaves `--events` to the test.
     pub(crate) fn without_events_file(mut self) -> Self {
-        self.events = false;
+        self.events = None;
         self
     }
 
@@ -95,8 +99,8 @@ impl<'a> Exec<'a> {
     pub(crate) fn command_line<S: AsRef<str>>(&self, command: &[S]) -> Vec<String> {
         let mut line = vec![sluice().display().to_string(), "exec".into()];
         line.extend(["--policy".into(), self.policy.clone(), "--name".into(), self.name.clone()]);
-        if self.events {
-            line.extend(["--events".into(), self.events_path().display().to_string()]);
+        if let Some(path) = &self.events {
+            line.extend(["--events".into(), path.display().to_string()]);
         }
         line.extend(self.options.iter().cloned());
         line.push("--".into());
@@ -119,19 +123,17 @@ impl<'a> Exec<'a> {
         start.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.scene.inside(|| start.spawn()).expect("start sluice");
         let mut stdin = child.stdin.take().expect("stdin");
-        let stdin = match &self.stdin {
-            // A workload that does not read is no failure of the test.
-            Some(octets) => stdin.write_all(octets).ok().and(None),
+        let stdin = match self.stdin {
+            Some(octets) => {
+                // A workload that does not read is no failure of the test.
+                std::thread::spawn(move || stdin.write_all(&octets).ok());
+                None
+            }
             None => Some(stdin),
         };
         let stdout = Heard::listen(child.stdout.take().expect("stdout"));
         let stderr = Heard::listen(child.stderr.take().expect("stderr"));
-        let events = self.events.then(|| self.events_path());
-        Running { child: Some(child), stdin, stdout, stderr, events, name: self.name }
-    }
-
-    fn events_path(&self) -> PathBuf {
-        self.scene.dir().join(format!("{}.ndjson", self.name))
+        Running { child: Some(child), stdin, stdout, stderr, events: self.events, name: self.name }
     }
 }
 
