@@ -105,7 +105,10 @@ fn a_switch_counts_only_as_the_answer_to_its_offer() {
     let accepts = |status: u16, answer: &str, offer: &str| {
         let answer = format!("HTTP/1.1 {status} x\r\n{answer}\r\n");
         let asked = format!("GET http://a/ HTTP/1.1\r\nHost: a\r\n{offer}\r\n");
-        let request = crate::http::head::RequestReader::new(HeadLimits::default()).read(asked.as_bytes()).unwrap().unwrap();
+        let request = crate::http::head::RequestReader::new(HeadLimits::default())
+            .read(asked.as_bytes())
+            .unwrap()
+            .unwrap();
         accepted(&answer).accepts(answer.as_bytes(), &request, asked.as_bytes())
     };
     let websocket = "Connection: upgrade\r\nUpgrade: websocket\r\n";

@@ -82,7 +82,8 @@ impl<'s> Exchange<'s> {
         let sent = self.upstream.socket.write_all(&out).await.is_ok();
         self.up.add_copied(early);
         out.clear();
-        let mut answer = Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out, heard: false };
+        let mut answer =
+            Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out, heard: false };
         let progress = Progress { begun: Cell::new(false), uploaded: Cell::new(upload.has_ended()) };
         let answered = if upload.has_ended() || !sent {
             answer.pass_on(&progress).await
