@@ -129,7 +129,9 @@ impl Session {
         let hint = refusal.hint(self, destination);
         self.tell_refused(destination, method, request, refusal, hint.as_deref());
         let mut out = self.core.means.buffers.take();
-        let persistent = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        // What has run out of time once is not armed anew: its watch has told it to end.
+        let persistent = self.watch.cause().is_none()
+            && request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
         let shown = destination.map(ToString::to_string);
         let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
             answer::write_options(&mut out, now(), !persistent);
