@@ -83,7 +83,8 @@ fn an_http_1_0_answer_until_close_arrives_whole_and_closes() {
 /// Each part is heard before the next is sent, with silences longer than the daemon's shortest time-outs between them.
 #[test]
 fn a_slow_body_until_close_is_not_cut() {
-    let proxy = conformance::Setup::default().timeouts("first_byte: 1s, head_read: 1s, idle_keepalive: 1s").start();
+    let proxy =
+        conformance::Setup::default().timeouts("first_byte: 1s, head_read: 1s, idle_keepalive: 1s").start();
     let origin = Origin::new();
     let mut client = proxy.ask(request(&origin, "GET /", ""));
     let mut upstream = origin.accept();
@@ -136,7 +137,9 @@ fn chunks_may_be_cut_anywhere() {
 #[test]
 fn trailers_that_frame_or_route_are_not_passed_on() {
     let (_origin, mut client, mut upstream) = asked("GET /", "");
-    upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nContent-Length: 9\r\n\r\n");
+    upstream.send(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nContent-Length: 9\r\n\r\n",
+    );
     client.head();
     let end = client.end();
     assert!(end.reset, "{end:?}");
@@ -204,7 +207,8 @@ fn a_request_body_passes_as_it_comes() {
 
 #[test]
 fn a_chunked_request_body_passes_with_its_trailers() {
-    let (origin, mut client, mut upstream) = asked("POST /", "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n");
+    let (origin, mut client, mut upstream) =
+        asked("POST /", "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n");
     client.send("3\r\none\r\n");
     upstream.hears("3\r\none\r\n");
     client.send("3;name=value\r\ntwo\r\n0\r\nX-Sum: 6\r\n\r\n");
@@ -306,7 +310,8 @@ fn large_bodies_arrive_octet_for_octet() {
     }
     chunks.extend_from_slice(b"0\r\n\r\n");
     let length = format!("Content-Length: {OCTETS}\r\n");
-    for (fields, body) in [(length.as_str(), &data), ("Transfer-Encoding: chunked\r\n", &chunks), ("", &data)] {
+    for (fields, body) in [(length.as_str(), &data), ("Transfer-Encoding: chunked\r\n", &chunks), ("", &data)]
+    {
         let (_origin, client, upstream) = asked("GET /", "");
         let received = transfer(&upstream, &format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), body, client);
         assert!(decoded(&received, fields) == data, "another answer with {fields:?}");

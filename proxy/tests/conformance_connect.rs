@@ -78,7 +78,8 @@ fn http_1_0_without_host_opens_a_tunnel() {
 #[test]
 fn a_refused_dial_is_502_and_says_so() {
     let closed = Refusing::new();
-    let mut client = Proxy::shared().ask(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", closed.address()));
+    let mut client =
+        Proxy::shared().ask(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", closed.address()));
     let (head, body) = client.message();
     assert_eq!(head.start(), "HTTP/1.1 502 the origin refused the connection");
     assert!(head.field("proxy-status").unwrap().contains("error=connection_refused"));
@@ -216,7 +217,8 @@ fn bytes_that_look_like_http_pass_unchanged() {
         client.send(octets);
         upstream.hears(octets);
     }
-    for octets in [&b"HTTP/1.1 100 Continue\r\n\r\n"[..], b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", OK] {
+    for octets in [&b"HTTP/1.1 100 Continue\r\n\r\n"[..], b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", OK]
+    {
         upstream.send(octets);
         client.hears(octets);
     }
@@ -283,8 +285,9 @@ fn a_connect_the_policy_denies_is_403_with_the_reason_and_the_hint_and_closes() 
     let (allowed, other) = (Origin::new(), Origin::new());
     let proxy = Setup::default().endpoints(&[format!("host: 127.0.0.1, port: {}", allowed.port())]).start();
     let at = other.address();
-    let mut client =
-        proxy.ask(format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\nGET http://{at}/ HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let mut client = proxy.ask(format!(
+        "CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\nGET http://{at}/ HTTP/1.1\r\nHost: x\r\n\r\n"
+    ));
     let (head, body) = client.message();
     assert_eq!(head.start(), "HTTP/1.1 403 Denied by policy: port not allowed");
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();

@@ -124,7 +124,10 @@ fn a_request_behind_a_body_is_judged_on_its_own() {
 fn the_origin_is_asked_in_origin_form_with_the_host_of_the_target() {
     let origin = Origin::new();
     let at = origin.address();
-    let head = heard(format!("GET http://{at}/a//b/../c;d=%2F?e=f?g HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"), &origin);
+    let head = heard(
+        format!("GET http://{at}/a//b/../c;d=%2F?e=f?g HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"),
+        &origin,
+    );
     assert_eq!(head.start(), "GET /a//b/../c;d=%2F?e=f?g HTTP/1.1");
     assert_eq!(head.field("host"), Some(at.to_string().as_str()));
     assert_eq!(head.names()[0], "host");
@@ -156,7 +159,9 @@ fn unknown_methods_and_fields_pass_and_same_named_ones_keep_their_order() {
     let origin = Origin::new();
     let at = origin.address();
     let head = heard(
-        format!("BREW http://{at}/pot HTTP/1.1\r\nHost: {at}\r\nX-One: 1\r\nAccept: a\r\nX-One:  2 \r\nauthorization: Basic eA==\r\n\r\n"),
+        format!(
+            "BREW http://{at}/pot HTTP/1.1\r\nHost: {at}\r\nX-One: 1\r\nAccept: a\r\nX-One:  2 \r\nauthorization: Basic eA==\r\n\r\n"
+        ),
         &origin,
     );
     assert_eq!(head.start(), "BREW /pot HTTP/1.1");
@@ -298,7 +303,10 @@ fn an_http_1_0_client_sees_no_interim_answer() {
     let mut client = Proxy::shared().ask(format!("GET http://{}/ HTTP/1.0\r\n\r\n", origin.address()));
     let mut upstream = origin.accept();
     let head = upstream.head();
-    assert_eq!((head.start(), head.field("host")), ("GET / HTTP/1.1", Some(origin.address().to_string().as_str())));
+    assert_eq!(
+        (head.start(), head.field("host")),
+        ("GET / HTTP/1.1", Some(origin.address().to_string().as_str()))
+    );
     upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n");
     upstream.send(OK);
     let (head, body) = client.message();
@@ -424,7 +432,9 @@ fn bytes_behind_an_answer_are_never_an_answer() {
     let mut client = Proxy::shared().ask(get(&origin, "/1", ""));
     let mut first = origin.accept();
     first.head();
-    first.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+    first.send(
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    );
     assert_eq!(client.message().1, "ok");
     client.send(get(&origin, "/2", ""));
     let mut second = origin.accept();
@@ -470,7 +480,8 @@ fn after_connection_close_nothing_more_is_processed() {
 fn max_forwards_is_counted_down_and_answered_at_zero() {
     let origin = Origin::new();
     let at = origin.address();
-    let options = |hops| format!("OPTIONS http://{at}/ HTTP/1.1\r\nHost: {at}\r\nMax-Forwards: {hops}\r\n\r\n");
+    let options =
+        |hops| format!("OPTIONS http://{at}/ HTTP/1.1\r\nHost: {at}\r\nMax-Forwards: {hops}\r\n\r\n");
     let mut client = Proxy::shared().ask(options(0));
     let head = client.head();
     assert_eq!(head.status(), 204);

@@ -36,9 +36,21 @@ fn all_refused(rows: &[(&str, u16, &str)]) {
 #[test]
 fn length_and_coding_together_are_refused() {
     all_refused(&[
-        ("POST http://§/ HTTP/1.1\r\nHost: §\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "length_and_coding"),
-        ("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400, "length_and_coding"),
-        ("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n", 400, "length_and_coding"),
+        (
+            "POST http://§/ HTTP/1.1\r\nHost: §\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "length_and_coding",
+        ),
+        (
+            "POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            400,
+            "length_and_coding",
+        ),
+        (
+            "POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
+            400,
+            "length_and_coding",
+        ),
     ]);
 }
 
@@ -84,20 +96,37 @@ fn a_transfer_coding_that_is_not_chunked_once_is_refused() {
         ("gzip, chunked", 501, "transfer_coding_unknown"),
     ];
     for (value, status, reason) in rows {
-        let request = format!("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: {value}\r\n\r\n0\r\n\r\n");
+        let request =
+            format!("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: {value}\r\n\r\n0\r\n\r\n");
         all_refused(&[(&request, status, reason)]);
     }
-    all_refused(&[("POST http://§/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "transfer_coding_in_10")]);
+    all_refused(&[(
+        "POST http://§/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "transfer_coding_in_10",
+    )]);
 }
 
 #[test]
 fn a_framing_field_in_disguise_is_refused() {
     all_refused(&[
         ("POST http://§/ HTTP/1.1\r\nHost: §\r\nContent_Length: 5\r\n\r\nhello", 400, "disguised_field"),
-        ("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "disguised_field"),
+        (
+            "POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "disguised_field",
+        ),
         ("POST http://§/ HTTP/1.1\r\nHost: §\r\nContent-Length : 5\r\n\r\nhello", 400, "space_before_colon"),
-        ("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n", 400, "space_before_colon"),
-        ("POST http://§/ HTTP/1.1\r\nHost: §\r\nConnection: Content-Length\r\nContent-Length: 5\r\n\r\nhello", 400, "connection_option"),
+        (
+            "POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "space_before_colon",
+        ),
+        (
+            "POST http://§/ HTTP/1.1\r\nHost: §\r\nConnection: Content-Length\r\nContent-Length: 5\r\n\r\nhello",
+            400,
+            "connection_option",
+        ),
         ("GET http://§/ HTTP/1.1\r\nHost: §\r\nConnection: Host\r\n\r\n", 400, "connection_option"),
     ]);
 }
@@ -156,7 +185,8 @@ fn a_malformed_chunk_that_comes_with_the_head_is_refused() {
         ("0\r\n folded\r\n\r\n", "line_folding"),
     ];
     for (body, reason) in rows {
-        let request = format!("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+        let request =
+            format!("POST http://§/ HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
         refused_before_a_byte(&request, reason);
     }
 }
@@ -177,7 +207,11 @@ fn a_body_on_what_has_none_is_refused() {
     all_refused(&[
         ("TRACE http://§/ HTTP/1.1\r\nHost: §\r\nContent-Length: 5\r\n\r\nhello", 400, "body_not_allowed"),
         ("CONNECT § HTTP/1.1\r\nHost: §\r\nContent-Length: 5\r\n\r\nhello", 400, "body_not_allowed"),
-        ("CONNECT § HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "body_not_allowed"),
+        (
+            "CONNECT § HTTP/1.1\r\nHost: §\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "body_not_allowed",
+        ),
     ]);
 }
 
@@ -261,7 +295,10 @@ fn a_refused_head_ends_the_connection_though_more_is_pipelined() {
 #[test]
 fn the_same_strictness_towards_origins_is_502() {
     let rows = [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "length_and_coding"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "length_and_coding",
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", "length_repeated"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello", "length_repeated"),
         ("HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello", "length"),

@@ -40,7 +40,10 @@ fn requests_in_the_tunnel_are_forwarded_over_one_connection() {
     }
     origin.is_untouched();
     let event = proxy.event_about("request.allowed", origin.port());
-    assert_eq!((&event["method"], &event["path"], &event["status"]), (&"GET".into(), &"/public/a".into(), &200.into()));
+    assert_eq!(
+        (&event["method"], &event["path"], &event["status"]),
+        (&"GET".into(), &"/public/a".into(), &200.into())
+    );
 }
 
 #[test]
@@ -84,7 +87,10 @@ fn a_denied_request_with_a_body_ends_the_tunnel() {
     let (mut client, mut upstream) = tunnel(&proxy, &origin);
     let smuggled = get(&origin, "/public/a", "");
     let length = smuggled.len();
-    client.send(format!("POST /out HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\r\n{smuggled}", origin.address()));
+    client.send(format!(
+        "POST /out HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\r\n{smuggled}",
+        origin.address()
+    ));
     let (head, _) = client.message();
     assert_eq!((head.status(), head.field("connection")), (403, Some("close")));
     client.hears_end();
@@ -158,15 +164,20 @@ fn tls_or_other_bytes_where_http_was_promised_are_refused_as_not_http() {
 fn a_malformed_request_in_the_tunnel_is_400_and_ends_it() {
     let origin = Origin::new();
     let proxy = judging(&origin);
-    let (mut client, mut upstream) = tunnel(&proxy, &origin);
-    client.send(format!(
-        "POST /in HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        origin.address()
-    ));
-    assert_eq!(client.refusal(), (400, "length_and_coding".into()));
-    client.hears_end();
+    let rows = [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "length_and_coding"),
+        ("X: a\0b\r\n\r\n", "control_octet"),
+    ];
+    let mut dialled = Vec::new();
+    for (fields, reason) in rows {
+        let (mut client, upstream) = tunnel(&proxy, &origin);
+        client.send(format!("POST /in HTTP/1.1\r\nHost: {}\r\n{fields}", origin.address()));
+        assert_eq!(client.refusal(), (400, reason.into()));
+        client.hears_end();
+        dialled.push(upstream);
+    }
     drop(proxy);
-    assert_eq!(upstream.end().rest, b"");
+    assert!(dialled.iter_mut().all(|upstream| upstream.end().rest.is_empty()));
 }
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -214,7 +225,8 @@ fn after_101_bytes_are_raw_both_ways_including_those_already_read() {
 fn a_forward_request_may_switch_too() {
     let origin = Origin::new();
     let at = origin.address();
-    let mut client = Proxy::shared().ask(format!("GET http://{at}/socket HTTP/1.1\r\nHost: {at}\r\n{UPGRADE}\r\n"));
+    let mut client =
+        Proxy::shared().ask(format!("GET http://{at}/socket HTTP/1.1\r\nHost: {at}\r\n{UPGRADE}\r\n"));
     let mut upstream = origin.accept();
     upstream.head();
     upstream.send(SWITCHED);
@@ -291,7 +303,8 @@ fn a_101_before_the_request_has_ended_is_502() {
 #[test]
 fn an_http_1_0_request_offers_no_switch() {
     let origin = Origin::new();
-    let mut client = Proxy::shared().ask(format!("GET http://{}/ HTTP/1.0\r\n{UPGRADE}\r\n", origin.address()));
+    let mut client =
+        Proxy::shared().ask(format!("GET http://{}/ HTTP/1.0\r\n{UPGRADE}\r\n", origin.address()));
     let mut upstream = origin.accept();
     assert_eq!(upstream.head().field("upgrade"), None);
     upstream.send(SWITCHED);

@@ -54,7 +54,8 @@ fn a_hello_may_be_cut_into_records_and_come_with_the_connect() {
     assert!(whole.len() < 16 * 20);
     let endpoint = format!("host: {HOST}, port: {}, sni: verify", origin.port());
     let proxy = Setup::default().endpoints(&[endpoint]).start();
-    let mut octets = format!("CONNECT {HOST}:{} HTTP/1.1\r\nHost: {HOST}\r\n\r\n", origin.port()).into_bytes();
+    let mut octets =
+        format!("CONNECT {HOST}:{} HTTP/1.1\r\nHost: {HOST}\r\n\r\n", origin.port()).into_bytes();
     octets.extend_from_slice(&cut);
     let mut client = proxy.ask(octets);
     assert_eq!(client.head().status(), 200);

@@ -58,7 +58,12 @@ impl Peer {
                 return Head(String::from_utf8(octets).expect("a head in ASCII"));
             }
             let count = self.fill().expect("a head, not a reset");
-            assert_ne!(count, 0, "closed before a head had ended: {:?}", self.read.escape_ascii().to_string());
+            assert_ne!(
+                count,
+                0,
+                "closed before a head had ended: {:?}",
+                self.read.escape_ascii().to_string()
+            );
         }
     }
 
