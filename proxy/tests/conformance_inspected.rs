@@ -164,15 +164,20 @@ fn tls_or_other_bytes_where_http_was_promised_are_refused_as_not_http() {
 fn a_malformed_request_in_the_tunnel_is_400_and_ends_it() {
     let origin = Origin::new();
     let proxy = judging(&origin);
-    let (mut client, mut upstream) = tunnel(&proxy, &origin);
-    client.send(format!(
-        "POST /in HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        origin.address()
-    ));
-    assert_eq!(client.refusal(), (400, "length_and_coding".into()));
-    client.hears_end();
+    let rows = [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "length_and_coding"),
+        ("X: a\0b\r\n\r\n", "control_octet"),
+    ];
+    let mut dialled = Vec::new();
+    for (fields, reason) in rows {
+        let (mut client, upstream) = tunnel(&proxy, &origin);
+        client.send(format!("POST /in HTTP/1.1\r\nHost: {}\r\n{fields}", origin.address()));
+        assert_eq!(client.refusal(), (400, reason.into()));
+        client.hears_end();
+        dialled.push(upstream);
+    }
     drop(proxy);
-    assert_eq!(upstream.end().rest, b"");
+    assert!(dialled.iter_mut().all(|upstream| upstream.end().rest.is_empty()));
 }
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\

@@ -137,20 +137,21 @@ fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
         assert!(body.contains("too_many_connections"), "{body}");
         third.hears_end();
     }
+    drop([origin.accept(), origin.accept()]);
     drop(held);
-    let served = served_in_time(&proxy, &origin);
-    assert!(served, "the places of closed connections are not given back");
+    assert!(served_in_time(&proxy, &origin), "the places of closed connections are not given back");
 }
 
-/// Asks until somebody answers with something else than a refusal.
+/// A request that the daemon answers itself.
+fn answered_here(origin: &Origin) -> String {
+    format!("OPTIONS http://{}/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n", origin.address())
+}
+
+/// Asks until the answer is no refusal.
 fn served_in_time(proxy: &Proxy, origin: &Origin) -> bool {
     let began = Instant::now();
     while began.elapsed() < conformance::DEADLINE {
-        let mut client = proxy.ask(format!(
-            "OPTIONS http://{}/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n",
-            origin.address()
-        ));
-        if client.head().status() == 204 {
+        if proxy.ask(answered_here(origin)).head().status() == 204 {
             return true;
         }
     }
@@ -170,15 +171,14 @@ fn running_out_of_descriptors_is_survived() {
         assert!(began.elapsed() < conformance::DEADLINE, "the flood does not fill the table");
         flood.extend((0..8).map(|_| TcpStream::connect(proxy.address()).unwrap()));
     }
-    // Waits in the backlog.
-    let mut waiting = proxy.ask(get(&origin, "/late", ""));
+    // Waits in the backlog; its answer takes no dial.
+    let mut waiting = proxy.ask(answered_here(&origin));
     tunnel.send("still here");
     upstream.hears("still here");
     drop(flood);
-    let mut late = origin.accept();
-    assert_eq!(late.head().start(), "GET /late HTTP/1.1");
-    late.send(OK);
-    assert_eq!(waiting.message().1, "ok");
+    assert_eq!(waiting.head().status(), 204);
+    // By then the flood's last are gone as well, or nearly.
+    assert!(served_in_time(&proxy, &origin), "accepting does not resume");
     serves(&proxy, &origin);
 }
 
@@ -203,7 +203,7 @@ fn a_dial_without_a_descriptor_is_503_with_retry_after() {
 /// Sends until the other side takes no more for a while; how much it took.
 fn fill(peer: &Peer, most: usize) -> usize {
     let mut stream = peer.stream();
-    stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let chunk = vec![b'x'; 64 << 10];
     let mut sent = 0;
     while sent < most {
@@ -241,7 +241,7 @@ fn a_slow_reader_holds_bounded_memory() {
         all.push((client, upstream));
     }
     let growth = proxy.resident().saturating_sub(before);
-    assert!(growth < 8 << 20, "{growth} octets for 16 stalled transfers");
+    assert!(growth < 4 << 20, "{growth} octets for 8 stalled transfers");
 }
 
 /// A chunk of any size is passed on as it comes, not gathered.

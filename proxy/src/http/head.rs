@@ -182,6 +182,11 @@ impl RequestReader {
         Ok(self.line)
     }
 
+    /// Whether a request line has been read of the head that is being read: whoever sent it speaks HTTP.
+    pub fn has_line(&self) -> bool {
+        self.line.is_some()
+    }
+
     /// Whether any octet of a head has arrived: tells a client that fell silent within a request from an idle one.
     pub fn has_started(&self) -> bool {
         self.lines.has_started()

@@ -243,9 +243,15 @@ fn response_error(fault: Fault) -> &'static str {
 }
 
 impl Reject {
-    /// For a fault in what came through a tunnel that was to hold HTTP.
+    /// For a fault in the first line of what came through a tunnel that was to hold HTTP: what does not begin as a
+    /// request is not HTTP at all.
     pub fn in_tunnel(fault: Fault) -> Self {
-        if fault == Fault::Tls { Self::NotHttp } else { Self::Request(fault) }
+        match fault {
+            Fault::Tls | Fault::ControlOctet | Fault::Method | Fault::RequestLine | Fault::Version => {
+                Self::NotHttp
+            }
+            _ => Self::Request(fault),
+        }
     }
 }
 

@@ -46,7 +46,7 @@ impl Session {
                 Ok(None) => return Next::Close,
                 Err(refusal) => {
                     let refusal = match refusal.reject {
-                        Reject::Request(fault) => Reject::in_tunnel(fault).into(),
+                        Reject::Request(fault) if !reader.has_line() => Reject::in_tunnel(fault).into(),
                         _ => refusal,
                     };
                     self.refuse_request(Some(destination), None, refusal).await;

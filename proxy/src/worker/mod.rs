@@ -206,6 +206,8 @@ pub(crate) struct Core {
     /// Ends the accept loops of a sandbox when dropped.
     accepting: RefCell<HashMap<*const Sandbox, Vec<futures_channel::oneshot::Sender<()>>>>,
     stopping: Cell<bool>,
+    /// Connections that were refused at the door and are still read.
+    turned_away: Cell<usize>,
 }
 
 fn run(
@@ -243,6 +245,7 @@ fn run(
         sender,
         accepting: RefCell::default(),
         stopping: Cell::new(false),
+        turned_away: Cell::new(0),
     });
     drop(started.send(Ok(())));
     runtime.block_on(core.live(mailbox, beat));

@@ -1,8 +1,10 @@
 //! Saying no: what the client is told, and what the operator.
 
 use std::io;
+use std::time::Duration;
 
-use super::session::{Next, Session};
+use super::Core;
+use super::session::{Next, Session, linger};
 use super::socket::{Side, Socket};
 use crate::address::{Class, Refused};
 use crate::control::names::NameError;
@@ -13,6 +15,11 @@ use crate::http::fault::Fault;
 use crate::http::head::{Method, RequestHead};
 use crate::http::reject::Reject;
 use crate::policy::{self, Deny};
+use crate::sandbox::Sandbox;
+
+/// Connections that were turned away and are still read, on one worker: a flood must not hold more descriptors for being
+/// refused. Beyond that the answer may be lost in a reset.
+const TURNED_AWAY_MAX: usize = 256;
 
 /// A refusal: what it is, and what is known beyond that.
 pub(super) struct Refusal {
@@ -141,7 +148,9 @@ impl Session {
         let hint = refusal.hint(self, destination);
         self.tell_refused(destination, method, request, refusal, hint.as_deref());
         let mut out = self.core.means.buffers.take();
-        let persistent = request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
+        // What has run out of time once is not armed anew: its watch has told it to end.
+        let persistent = self.watch.cause().is_none()
+            && request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
         let shown = destination.map(ToString::to_string);
         let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
             answer::write_options(&mut out, now(), !persistent);
@@ -160,10 +169,17 @@ impl Session {
 }
 
 /// Refuses a connection that belongs to no session, as far as the socket takes the answer at once.
-pub(super) fn turn_away(client: &Socket, reject: Reject) {
+pub(super) async fn turn_away(core: &Core, client: &Socket, reject: Reject) {
     let mut out = Vec::new();
     answer::write(&mut out, reject, None, &Details::default(), now(), true);
     let _ = client.try_write(&out);
+    // Its request is on its way: closing at once would take the answer back.
+    if core.turned_away.get() < TURNED_AWAY_MAX {
+        core.turned_away.set(core.turned_away.get().saturating_add(1));
+        let watch = core.watchdog.watch(client, std::ptr::null::<Sandbox>(), Duration::ZERO);
+        linger(core, client, &watch).await;
+        core.turned_away.set(core.turned_away.get().saturating_sub(1));
+    }
 }
 
 /// Now, to the second.

@@ -65,11 +65,11 @@ pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: So
     };
     let Some(sandbox) = sandbox else {
         core.tell_unknown_source(peer);
-        return turn_away(&client, Reject::Denied("unknown_source"));
+        return turn_away(&core, &client, Reject::Denied("unknown_source")).await;
     };
     let Some(admitted) = sandbox.admit() else {
         sandbox.measures().denied(Counted::Connection, Reject::TooManyConnections.label());
-        return turn_away(&client, Reject::TooManyConnections);
+        return turn_away(&core, &client, Reject::TooManyConnections).await;
     };
     let Ok(local) = client.local() else { return };
     let watch = core.watchdog.watch(&client, Arc::as_ptr(sandbox), core.limits.lifetime);
@@ -95,7 +95,7 @@ impl Session {
             inbox = rest;
         };
         if next == Next::Linger {
-            self.linger().await;
+            linger(&self.core, &self.client, &self.watch).await;
         }
     }
 
@@ -175,23 +175,23 @@ impl Session {
     pub(super) fn asker(&self) -> Asker<'_> {
         self.caller.as_ref().map_or(Asker::Unknown, Caller::asker)
     }
+}
 
-    /// Reads on for a moment after a refusal: closing with unread bytes would reset the connection, and the client might
-    /// never see why.
-    async fn linger(&self) {
-        let _ = self.client.shutdown_write();
-        self.watch.arm(LINGER, Aim::Both);
-        let mut left = LINGER_OCTETS_MAX;
-        while left > 0 && self.watch.cause().is_none() {
-            if self.client.readable().await.is_err() {
-                return;
-            }
-            let mut scratch = self.core.means.scratch.borrow_mut();
-            match self.client.try_read(&mut scratch) {
-                Ok(Some(0)) | Err(_) => return,
-                Ok(Some(count)) => left = left.saturating_sub(count),
-                Ok(None) => {}
-            }
+/// Ends a connection that was refused, reading on for a moment: closing with unread bytes would reset it, and the client
+/// might never see why.
+pub(super) async fn linger(core: &Core, client: &Socket, watch: &Watch) {
+    let _ = client.shutdown_write();
+    watch.arm(LINGER, Aim::Both);
+    let mut left = LINGER_OCTETS_MAX;
+    while left > 0 && watch.cause().is_none() {
+        if client.readable().await.is_err() {
+            return;
+        }
+        let mut scratch = core.means.scratch.borrow_mut();
+        match client.try_read(&mut scratch) {
+            Ok(Some(0)) | Err(_) => return,
+            Ok(Some(count)) => left = left.saturating_sub(count),
+            Ok(None) => {}
         }
     }
 }
