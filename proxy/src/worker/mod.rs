@@ -122,6 +122,8 @@ pub struct Settings {
     pub hash_always: bool,
     /// Where events go that belong to no sandbox.
     pub reporter: Reporter,
+    /// The operator's own sentence for whoever is refused.
+    pub refusal_hint: Option<Arc<str>>,
 }
 
 /// A running worker.
@@ -193,6 +195,7 @@ pub(crate) struct Core {
     pub(crate) pseudonym: Pseudonym,
     pub(crate) scanner: Arc<Scanner>,
     pub(crate) reporter: Reporter,
+    pub(crate) refusal_hint: Option<Arc<str>>,
     pub(crate) measures: WorkerMeasures,
     pub(crate) means: relay::Means,
     pub(crate) watchdog: Watchdog,
@@ -242,6 +245,7 @@ fn run(
         pseudonym: settings.pseudonym,
         scanner: settings.scanner,
         reporter: settings.reporter,
+        refusal_hint: settings.refusal_hint,
         sender,
         accepting: RefCell::default(),
         stopping: Cell::new(false),

@@ -85,7 +85,7 @@ impl Refusal {
     /// What the client may do about it.
     pub(super) fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
         if let Some(deny) = &self.deny {
-            return Some(policy::hint(deny, None));
+            return Some(policy::hint(deny, session.core.refusal_hint.as_deref()));
         }
         let destination = destination.map(ToString::to_string).unwrap_or_default();
         let exe = session.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
