@@ -287,7 +287,7 @@ impl Core {
     pub(crate) fn decide<'a>(&self, policy: &'a Policy, ask: &Ask<'a>) -> Result<Permit<'a>, Box<Deny>> {
         let number = self.decisions.get();
         self.decisions.set(number.wrapping_add(1));
-        if number % DECISIONS_PER_SAMPLE != 0 {
+        if !number.is_multiple_of(DECISIONS_PER_SAMPLE) {
             return policy::decide(policy, ask);
         }
         let began = Instant::now();
