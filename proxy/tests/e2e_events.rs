@@ -66,7 +66,7 @@ fn the_summary_counts_what_was_allowed_denied_and_bypassed() {
     );
     let outcome = scene.exec().policy(&policy).permit_loopback().run(&["sh", "-c", &script]).ended_with(0);
     let summary = outcome.stderr.split_once("sluice: ").expect("a summary").1;
-    assert!(summary.starts_with("3 allowed, 2 denied, 1 bypass attempts refused\n"), "{outcome}");
+    assert!(summary.starts_with("3 allowed, 2 denied, 1 bypass attempt refused\n"), "{outcome}");
     let rows: Vec<Vec<&str>> = summary.lines().map(|line| line.split_whitespace().collect()).collect();
     let row = |stage: &str| {
         let row = rows.iter().find(|row| row.first() == Some(&stage));

@@ -9,10 +9,10 @@ use serde_json::Value;
 fn allowing(endpoint: &str, binaries: &[&str]) -> String {
     let mut text =
         format!("version: 1\nnetwork_policies:\n  only_this:\n    endpoints:\n      - {endpoint}\n");
-    for (index, path) in binaries.iter().enumerate() {
-        let key = if index == 0 { "    binaries:\n" } else { "" };
-        text.push_str(&format!("{key}      - path: {path}\n"));
+    if !binaries.is_empty() {
+        text.push_str("    binaries:\n");
     }
+    text.extend(binaries.iter().flat_map(|path| ["      - path: ", path, "\n"]));
     text
 }
 

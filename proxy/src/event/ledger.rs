@@ -159,11 +159,12 @@ pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
     let lines = ledger.lines();
     let total =
         |stage| lines.iter().filter(|(key, _)| key.stage == stage).map(|(_, line)| line.count).sum::<u64>();
+    let bypassed = total(Stage::Bypassed);
     let mut text = format!(
-        "sluice: {} allowed, {} denied, {} bypass attempts refused",
+        "sluice: {} allowed, {} denied, {bypassed} bypass attempt{} refused",
         total(Stage::Allowed) + total(Stage::Audited),
         total(Stage::Denied),
-        total(Stage::Bypassed)
+        if bypassed == 1 { "" } else { "s" }
     );
     if total(Stage::Failed) > 0 {
         let _ = write!(text, ", {} failed", total(Stage::Failed));
