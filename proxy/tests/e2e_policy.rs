@@ -93,6 +93,7 @@ fn curl_shows_the_reason_of_a_refused_connect() {
     let scene = Scene::new();
     let outcome = scene.exec().run(&["curl", "-sSv", "https://other.test/"]).ended_with(56);
     assert!(outcome.stderr.contains("HTTP/1.1 403 Denied by policy: host not allowed"), "{outcome}");
+    assert!(outcome.stderr.contains("denied via proxy CONNECT other.test:443 "), "{outcome}");
 }
 
 #[test]

@@ -243,7 +243,9 @@ fn runs_that_overlap_disturb_each_other_neither_at_the_start_nor_at_the_end() {
         for running in pair {
             running.finish().ended_with(0);
         }
-        names.iter().for_each(|name| assert_tidy(&scene, name));
+        for name in &names {
+            assert_tidy(&scene, name);
+        }
     }
 }
 

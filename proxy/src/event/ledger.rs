@@ -124,18 +124,22 @@ pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
 }
 
 fn key_of(stage: Stage, event: &Event<'_>) -> Key {
-    let how = match event.event {
-        Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
-        _ => event.method.or(event.proto).unwrap_or(""),
-    };
     let why = if stage == Stage::Allowed { event.rule } else { event.reason.or(event.rule) };
     Key {
         stage,
         sandbox: event.sandbox.unwrap_or("").into(),
-        how: how.into(),
+        how: how(event).into(),
         destination: destination(event).into(),
         program: event.process.and_then(|process| process.exe).unwrap_or("").into(),
         why: why.unwrap_or("").into(),
+    }
+}
+
+/// `CONNECT`, the method of a request, or the protocol.
+pub(super) fn how<'a>(event: &Event<'a>) -> &'a str {
+    match event.event {
+        Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
+        _ => event.method.or(event.proto).unwrap_or(""),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::journal::{Journal, Urgency};
-use super::ledger::{Ledger, Stage, destination, printable, stage_of};
+use super::ledger::{Ledger, Stage, destination, how, printable, stage_of};
 use super::{Event, Via};
 
 /// Refusals said in words per second on average, and at once after silence. Events and counters know no limit.
@@ -117,8 +117,7 @@ fn words(event: &Event<'_>) -> String {
         Some(Via::Direct) => "direct",
         None => "",
     };
-    let what = event.method.or(event.proto).unwrap_or("");
-    let _ = write!(line, "{action} {way} {what} {}", printable(&destination(event)));
+    let _ = write!(line, "{action} {way} {} {}", how(event), printable(&destination(event)));
     for (name, value) in [
         ("sandbox", event.sandbox),
         ("reason", event.reason),
