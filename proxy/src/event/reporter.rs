@@ -105,7 +105,10 @@ fn speak(event: &Event<'_>, bypass: bool) {
 
 fn words(event: &Event<'_>) -> String {
     let mut line = String::new();
+    // The events call every refusal denied; in words, a network that failed is not a policy that said no.
+    let failed = event.status.is_some_and(|status| status >= 500);
     let action = event.action.map_or("", |action| match action {
+        super::Action::Denied if failed => "failed",
         super::Action::Allowed => "allowed",
         super::Action::Denied => "denied",
         super::Action::Audited => "audited",
