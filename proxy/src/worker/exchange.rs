@@ -137,7 +137,11 @@ impl<'s> Exchange<'s> {
                 Err(BodyError::Cut) if self.session.watch.cause().is_some() && !progress.begun.get() => {
                     return Err(Broken::Unanswered(Reject::BodyTimeout.into()));
                 }
-                Err(BodyError::Fault(_) | BodyError::Cut) => return Err(Broken::Late),
+                Err(BodyError::Fault(_) | BodyError::Cut) => {
+                    // What the client has of the answer must not look whole.
+                    self.session.client.reset_on_close();
+                    return Err(Broken::Late);
+                }
                 // The origin no longer listens; it may have said why.
                 Err(BodyError::Unwanted) => {}
             },
