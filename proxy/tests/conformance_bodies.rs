@@ -274,6 +274,38 @@ fn an_upload_that_is_cut_is_never_completed() {
     }
 }
 
+/// The answer had begun when the upload was cut: its end by FIN would make half of it look whole.
+#[test]
+fn an_answer_to_an_upload_that_is_cut_is_never_completed() {
+    let (_origin, mut client, mut upstream) = asked("POST /", "Content-Length: 10\r\n");
+    upstream.send("HTTP/1.1 200 OK\r\n\r\nhalf an answer");
+    client.head();
+    client.hears("half an answer");
+    client.send("half");
+    upstream.hears("half");
+    client.finish();
+    client.hears_reset();
+}
+
+/// RFC 9112 section 9.6: closing with unread bytes would take back what of the answer is still on its way.
+#[test]
+fn bytes_behind_the_last_request_do_not_cost_its_answer() {
+    const OCTETS: usize = 2 << 20;
+    let (_origin, mut client, upstream) = asked("GET /", "Connection: close\r\n");
+    // Never read by anybody.
+    client.send("\r\nGET /");
+    let data = pattern(OCTETS);
+    let mut stream = upstream.stream();
+    stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {OCTETS}\r\n\r\n").as_bytes()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| stream.write_all(&data).unwrap());
+        // The other client's answer comes when the first one's has been written, and its connection closed.
+        client.head();
+        assert!(client.bytes(OCTETS) == data);
+    });
+    client.hears_end();
+}
+
 /// What is behind a malformed chunk is not sent, and the client hears of it.
 #[test]
 fn a_fault_in_a_chunked_upload_is_400_and_ends_the_upstream_connection() {

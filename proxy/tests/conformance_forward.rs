@@ -334,6 +334,24 @@ fn a_get_that_met_a_closed_connection_is_sent_again() {
     origin.is_untouched();
 }
 
+/// A connection the origin has closed while it waited is noticed before it is used: nothing needs sending twice.
+#[test]
+fn a_post_does_not_go_over_a_connection_that_is_known_to_be_closed() {
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client = Proxy::shared().ask(get(&origin, "/1", ""));
+    let mut first = origin.accept();
+    first.head();
+    first.send(OK);
+    client.message();
+    drop(first);
+    client.send(format!("POST http://{at}/pay HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\n\r\n"));
+    let mut second = origin.accept();
+    assert_eq!(second.head().start(), "POST /pay HTTP/1.1");
+    second.send(OK);
+    assert_eq!(client.message().0.status(), 200);
+}
+
 #[test]
 fn a_post_that_met_a_closed_connection_is_not_sent_again() {
     let origin = Origin::new();

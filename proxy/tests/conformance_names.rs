@@ -215,6 +215,29 @@ fn a_name_that_leads_to_a_forbidden_address_is_403() {
     }
 }
 
+/// A connection that is kept was dialled under one rule; another rule for the same host may not lead there.
+#[test]
+fn a_kept_connection_is_used_only_where_it_could_have_been_dialled() {
+    let server = NameServer::new("127.0.0.1 shared.test\n");
+    let origin = Origin::new();
+    let rule = |path: &str, addresses: &str| {
+        let rules = format!("protocol: http, rules: [{{allow: {{method: GET, path: {path}}}}}]");
+        format!("host: shared.test, port: {}, path: {path}, {rules}{addresses}", origin.port())
+    };
+    let endpoints = [rule("/here", ""), rule("/there", ", allowed_ips: [192.0.2.7]")];
+    let proxy = server.setup().endpoints(&endpoints).start();
+    let request = |path: &str| {
+        format!("GET http://shared.test:{}{path} HTTP/1.1\r\nHost: shared.test\r\n\r\n", origin.port())
+    };
+    let mut client = proxy.ask(request("/here"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.send(OK);
+    assert_eq!(client.message().1, "ok");
+    client.send(request("/there"));
+    assert_eq!(client.refusal().0, 403);
+}
+
 #[test]
 fn forbidden_addresses_are_403_however_they_are_written() {
     for host in [

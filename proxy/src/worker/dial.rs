@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::Core;
 use super::race::{interleave, race};
@@ -11,6 +12,7 @@ use super::socket::Socket;
 use super::upstream::Upstream;
 use crate::destination::Host;
 use crate::policy::{AddressRule, Permit};
+use crate::sandbox::Sandbox;
 
 impl Core {
     /// Dials what the permit permits. Taking the permit by value is what makes a dial without one impossible.
@@ -28,6 +30,15 @@ impl Core {
         self.measures.upstream_dialled.increment(1);
         let (socket, address) = dialled.map_err(|error| Refusal::dial(&error))?;
         Ok(Upstream { socket, address })
+    }
+
+    /// A connection kept from an earlier request that this permit could have made. It was dialled under another one,
+    /// maybe of another rule or policy, so its address is held against this one.
+    pub(super) fn reuse(&self, sandbox: &Arc<Sandbox>, permit: &Permit<'_>) -> Option<Upstream> {
+        let upstream = self.upstreams.take(sandbox, permit.destination())?;
+        let (ip, port) = (upstream.address.ip(), upstream.address.port());
+        let checked = self.guard.load().check(ip, port, |ip, reach| permit.admits(ip, reach));
+        checked.is_ok().then_some(upstream)
     }
 
     /// The addresses in the order of dialling, if all of them may be dialled. One that may not condemns the answer: a

@@ -92,6 +92,7 @@ impl<'s> Exchange<'s> {
         };
         let Answer { inbox, .. } = answer;
         self.session.watch.set_upstream(None);
+        let client = &self.session.client;
         let next = match answered? {
             Answered::Switched => return Ok(self.switched(received.at, behind, inbox).await),
             Answered::Whole { reusable, client_open } => {
@@ -102,8 +103,9 @@ impl<'s> Exchange<'s> {
                 }
                 match (client_open, whole) {
                     (true, true) => Next::Request,
-                    (false, true) => Next::Close,
-                    (_, false) => Next::Linger,
+                    (false, true) if behind.is_empty() && !client.has_news() => Next::Close,
+                    // What else it sends is nobody's, but closing over it would take the answer back.
+                    _ => Next::Linger,
                 }
             }
         };
@@ -137,7 +139,11 @@ impl<'s> Exchange<'s> {
                 Err(BodyError::Cut) if self.session.watch.cause().is_some() && !progress.begun.get() => {
                     return Err(Broken::Unanswered(Reject::BodyTimeout.into()));
                 }
-                Err(BodyError::Fault(_) | BodyError::Cut) => return Err(Broken::Late),
+                Err(BodyError::Fault(_) | BodyError::Cut) => {
+                    // What the client has of the answer must not look whole.
+                    self.session.client.reset_on_close();
+                    return Err(Broken::Late);
+                }
                 // The origin no longer listens; it may have said why.
                 Err(BodyError::Unwanted) => {}
             },

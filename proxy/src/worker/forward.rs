@@ -95,7 +95,7 @@ impl Session {
         loop {
             let (permit, head) = self.judge(received, destination, &policy, route)?;
             let granted = Granted::of(&permit);
-            let kept = if fresh { None } else { self.core.upstreams.take(&self.sandbox, destination) };
+            let kept = if fresh { None } else { self.core.reuse(&self.sandbox, &permit) };
             let reused = kept.is_some();
             let upstream = match kept {
                 Some(upstream) => {

@@ -90,8 +90,8 @@ impl Socket {
         self.stream.local_addr()
     }
 
-    /// Whether a connection kept for reuse has been closed, or has bytes nobody asked for.
-    pub(crate) fn is_stale(&self) -> bool {
+    /// Whether a read would find something at once: bytes, the end or an error.
+    pub(crate) fn has_news(&self) -> bool {
         let mut one = [0; 1];
         !matches!(recv(self.fd, &mut one, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN))
     }

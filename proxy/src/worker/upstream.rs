@@ -48,7 +48,8 @@ impl Upstreams {
         let kept = idle.get_mut(destination)?;
         while let Some(index) = kept.iter().rposition(|idle| idle.sandbox == owner) {
             let Idle { upstream, .. } = kept.remove(index);
-            if !upstream.socket.is_stale() {
+            // Closed meanwhile, or bytes nobody asked for.
+            if !upstream.socket.has_news() {
                 return Some(upstream);
             }
         }

@@ -70,12 +70,15 @@ impl Peer {
     /// Reads exactly so many octets.
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {
-            let more = self.fill().unwrap_or_else(|error| {
-                panic!("{error} after {:?}, before {count} octets", self.read.escape_ascii().to_string())
-            });
-            assert_ne!(more, 0, "closed after {:?}", self.read.escape_ascii().to_string());
+            let more = self.fill().unwrap_or_else(|error| panic!("{error} {}", self.progress(count)));
+            assert_ne!(more, 0, "closed {}", self.progress(count));
         }
         self.read.drain(..count).collect()
+    }
+
+    fn progress(&self, wanted: usize) -> String {
+        let shown = &self.read[self.read.len().saturating_sub(200)..];
+        format!("after {} of {wanted} octets, ending {:?}", self.read.len(), shown.escape_ascii().to_string())
     }
 
     /// The next octets are these.
