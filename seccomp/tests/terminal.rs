@@ -74,10 +74,13 @@ impl Keyboard {
 
 #[test]
 fn ctrl_c_and_ctrl_z_reach_the_workload_and_the_terminal_comes_back() {
+    // Waited for with the signal blocked: a handler could run just before the read it is to interrupt.
     let script = "
 import signal, sys
-signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print('ready', flush=True)
+signal.sigwait([signal.SIGINT])
+print('interrupted', flush=True)
 print('got', input(), flush=True)
 sys.exit(3)";
     let pty = openpty(None, None).unwrap();
