@@ -33,3 +33,9 @@ pub const LOG_PREFIX_BYTES_MAX: usize = 127;
 
 /// Longest record of a sandbox read back from the state directory, in bytes. Ours are about 400.
 pub const RECORD_BYTES_MAX: u64 = 16 * 1024;
+
+/// How long the lock of an owner that is dead may still be held by somebody who looks into its descriptors.
+pub const LINGERING_LOCK_MAX: Duration = Duration::from_millis(500);
+
+/// How often it is tried again meanwhile.
+pub const LINGERING_LOCK_POLL: Duration = Duration::from_millis(2);

@@ -57,6 +57,8 @@ pub struct Plan {
     /// Whether every program that asks is hashed, for events and to notice changes; otherwise only where a policy pins a
     /// hash.
     pub hash_always: bool,
+    /// The operator's own sentence for whoever is refused.
+    pub refusal_hint: Option<Arc<str>>,
     /// Where events go.
     pub events: Target,
     /// Which refusals are said in words.
@@ -75,6 +77,7 @@ impl Default for Plan {
             dial_from: None,
             names: HashMap::new(),
             hash_always: false,
+            refusal_hint: None,
             events: Target::None,
             words: Words::UpToARate,
         }
@@ -159,6 +162,7 @@ impl Appliance {
                 images: Arc::clone(&images),
                 hash_always: plan.hash_always,
                 reporter: reporter.clone(),
+                refusal_hint: plan.refusal_hint.clone(),
             };
             workers.push(Worker::start(settings).map_err(part("a worker"))?);
         }

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 use sluice_netns::{Sandbox as Network, Spec};
 use sluice_seccomp::{
-    Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, Requirement, Terminal, User,
-    Witness,
+    Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, ReplacedFile, Requirement,
+    Terminal, User, Witness,
 };
 use thiserror::Error;
 
@@ -21,6 +21,7 @@ use crate::event::{Event, Kind};
 use crate::identity::{self, ConnectNotes, Members, Mode, ProcTables, Resolver, Seen, Setup};
 use crate::limits::SandboxLimits;
 use crate::policy::{self, Confinement, Policy};
+use crate::resolv_conf;
 use crate::sandbox::Sandbox;
 use crate::watch::Watched;
 
@@ -139,6 +140,7 @@ impl<'a> Made<'a> {
         launch.landlock = landlock(confinement, &workload.directory);
         launch.cwd = Some(workload.directory);
         launch.hidden = vec![self.state_dir.clone()];
+        launch.replaced = own_resolv_conf(network.proxy_address()).into_iter().collect();
         launch.witness = true;
         launch.terminal = Terminal::Foreground;
         let mut child = sluice_seccomp::launch(&launch)?;
@@ -250,6 +252,14 @@ fn environment(network: &Network, own: Vec<(OsString, OsString)>) -> Vec<(OsStri
     set.insert("SLUICE_SANDBOX".into(), network.name().as_str().into());
     set.extend(own);
     set.into_iter().collect()
+}
+
+/// The sandbox' own `/etc/resolv.conf`, if the host has one to put it over.
+fn own_resolv_conf(proxy: SocketAddr) -> Option<ReplacedFile> {
+    // Often a link; what it leads to is what is read.
+    let path = std::fs::canonicalize("/etc/resolv.conf").ok()?;
+    let host = std::fs::read_to_string(&path).ok()?;
+    Some(ReplacedFile { path, contents: resolv_conf::for_sandbox(&host, proxy).into_bytes() })
 }
 
 fn netlink(confinement: &Confinement) -> NetlinkAccess {

@@ -255,13 +255,15 @@ fn label(who: &Who) -> &'static str {
 /// One event. `facts` are those of the one attempt it tells; repetitions have only what they share.
 fn tell(reporter: &Reporter, watched: &Watched, emission: &Emission<Who>, facts: Option<Facts>) {
     let tally = emission.tally();
-    let mut event = Event::at(Kind::BypassDetected, wall(tally.last_us));
+    let last = wall(tally.last_us);
+    let mut event = Event::at(Kind::BypassDetected, last);
     event.sandbox = Some(watched.sandbox.name());
     event.via = Some(Via::Direct);
     event.action = Some(Action::Rejected);
     event.count = Some(tally.count);
-    event.first = Some(wall(tally.first_us));
-    event.last = Some(wall(tally.last_us));
+    // From one reading of the clocks: two may differ by a microsecond, and the first attempt come after the last.
+    event.first = Some(last.earlier(tally.last_us.saturating_sub(tally.first_us)));
+    event.last = Some(last);
     event.src_port = facts.and_then(|facts| facts.src_port);
     event.uid = facts.and_then(|facts| facts.uid);
     let (Emission::First(key, _) | Emission::Repeated(key, _)) = emission else {

@@ -1,5 +1,7 @@
 //! What the configuration loader refuses, in which words, at which place; in all the files it touches, at once.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
@@ -33,6 +35,7 @@ metrics: 127.0.0.1:9464
 events: /var/log/sluice/events.ndjson
 state_dir: /run/sluice
 permit_special_addresses: [127.0.0.0/8]
+refusal_hint: write to egress@corp.example
 timeouts: {dial: 500ms, idle_tunnel: 2h}
 limits: {head_bytes: 65536}
 sandboxes:
@@ -51,11 +54,12 @@ sandboxes:
     assert_eq!(config.events, EventSink::File("/var/log/sluice/events.ndjson".into()));
     assert_eq!(config.limits.dial, Duration::from_millis(500));
     assert_eq!(config.limits.head_bytes, 65_536);
+    assert_eq!(config.refusal_hint.as_deref(), Some("write to egress@corp.example"));
     let [sandbox] = &*config.sandboxes else { panic!() };
     assert_eq!((&*sandbox.name, sandbox.identity), ("bench", IdentityMode::Process));
     assert_eq!(sandbox.source.to_string(), "127.0.0.1/32");
     assert_eq!(sandbox.policy_source, Source::File("etc/bench.yaml".into()));
-    assert_eq!((sandbox.place.line, sandbox.place.column), (13, 5));
+    assert_eq!((sandbox.place.line, sandbox.place.column), (14, 5));
     assert_eq!(sandbox.policy.rules.len(), 1);
 }
 
@@ -156,6 +160,7 @@ fn addresses_and_cores_that_cannot_work_are_errors() {
         ("workers: 0", "expected auto, or a number of workers from 1 to 1024"),
         ("bypass_core: last", "expected auto, or a core from 0 to 1023"),
         ("admin_socket: run/x", "is not absolute"),
+        ("refusal_hint: \"a\\nb\"", "expected one line of at most 200 characters"),
     ] {
         let (_, errors) = config(text, &[]);
         assert_eq!(errors.len(), 1, "{text}: {errors:#?}");

@@ -1,5 +1,7 @@
 //! Replays the fuzz corpora of policies and configurations, on the stable compiler and without libFuzzer.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 #[path = "entry_points/policy.rs"]
 mod policy;
 mod policy_naive;

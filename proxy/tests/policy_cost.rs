@@ -3,6 +3,9 @@
 //!
 //! `cargo test --release -p sluice --test policy_cost -- --nocapture`
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+#![allow(clippy::format_push_string, reason = "the text of a policy is written once")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;

@@ -1,5 +1,8 @@
 //! What a policy decides: each rule of matching in a table, and what the answer carries.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+#![allow(clippy::format_push_string, reason = "the text of a policy is written once")]
+
 #[allow(dead_code, reason = "shared by several test files")]
 mod policy_questions;
 
@@ -250,10 +253,10 @@ fn access_or_rules_without_protocol_are_honoured() {
     ]);
     assert_eq!(answer(&policy, CURL, "POST a.example:80/"), Err(Reason::MethodNotAllowed));
     ask(&policy, CURL, "CONNECT a.example:80", |answer| {
-        assert_eq!(answer.unwrap().protocol(), Protocol::Http)
+        assert_eq!(answer.unwrap().protocol(), Protocol::Http);
     });
     ask(&policy, CURL, "CONNECT b.example:80", |answer| {
-        assert_eq!(answer.unwrap().protocol(), Protocol::Raw)
+        assert_eq!(answer.unwrap().protocol(), Protocol::Raw);
     });
 }
 

@@ -1,5 +1,8 @@
 //! The compiled policy decides as a naive reading of the same file does, on generated policies and questions.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+#![allow(clippy::format_push_string, reason = "the text of a policy is written once")]
+
 mod policy_naive;
 
 use policy_naive::{Question, compiled, naive};

@@ -1,5 +1,7 @@
 //! Every file under `deploy/examples` loads, and means what its comments say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 #[allow(dead_code, reason = "shared by several test files")]
 mod policy_questions;
 

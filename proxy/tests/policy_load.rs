@@ -1,5 +1,7 @@
 //! What the policy loader refuses, in which words, and at which place.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use sluice::diagnostic::{Diagnostics, Severity};
 use sluice::policy::model::{Account, Allow, Binaries, LandlockLevel, Netlink, Ports};
 use sluice::policy::{Enforcement, PolicyFile, Sni, parse};

@@ -1,5 +1,7 @@
 //! No bytes make the loaders or a decision panic.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use std::io;
 
 use proptest::prelude::*;

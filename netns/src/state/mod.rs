@@ -18,11 +18,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 
 pub(crate) use record::{Record, RecordedNamespace};
 
+use crate::limits::{LINGERING_LOCK_MAX, LINGERING_LOCK_POLL};
 use crate::{Error, SandboxName};
 
 /// Where the kernel tells which boot this is.
@@ -31,6 +34,13 @@ pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The id of this boot: cookies and pids mean something only within one.
 pub(crate) fn boot_id() -> io::Result<String> {
     fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned())
+}
+
+/// Whether a process runs. A zombie does not: its descriptors are gone.
+fn is_alive(pid: u32) -> bool {
+    // The state follows the last parenthesis: the name before it may hold anything.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// The state directory of an owner or of several.
@@ -89,10 +99,19 @@ impl Guard<'_> {
     pub(crate) fn take_if_ownerless(&self, name: &SandboxName) -> Result<Option<Claim>, Error> {
         let dir = self.state.sandboxes().join(name.as_str());
         let path = dir.join("lock");
-        match Flock::lock(open_lock(&path)?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Claim { name: name.clone(), dir, _lock: lock })),
-            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(Error::io("lock", &path)(errno)),
+        let began = Instant::now();
+        loop {
+            match Flock::lock(open_lock(&path)?, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Some(Claim { name: name.clone(), dir, _lock: lock })),
+                Err((_, nix::Error::EWOULDBLOCK)) => {}
+                Err((_, errno)) => return Err(Error::io("lock", &path)(errno)),
+            }
+            // Whoever looks into /proc/<pid>/fd just then holds a dead owner's file a moment longer than the owner.
+            let owner = self.read_record(name).ok().flatten().map(|record| record.pid);
+            if owner.is_none_or(is_alive) || began.elapsed() >= LINGERING_LOCK_MAX {
+                return Ok(None);
+            }
+            thread::sleep(LINGERING_LOCK_POLL);
         }
     }
 

@@ -70,7 +70,7 @@ impl Class {
     /// The phrase with which a client is refused.
     pub fn refusal(self) -> &'static str {
         match self {
-            Self::Public => "Denied: the address is not named by the policy",
+            Self::Public => "Denied: an address that the policy does not name",
             Self::TestNet => "Denied: a documentation address that the policy does not name",
             Self::Private => "Denied: a private address that the policy does not name",
             Self::Cgnat => "Denied: a carrier-grade NAT address that the policy does not name",

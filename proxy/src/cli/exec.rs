@@ -1,7 +1,7 @@
 //! `sluice exec`: sandbox, proxy and monitor in one process, for one command.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,13 @@ use sluice_seccomp::{Child, Signaller, User};
 
 use super::{ExecArgs, check, doctor, exit};
 use crate::appliance::{Appliance, Plan};
+use crate::destination::{Authority, Destination};
 use crate::event::Words;
 use crate::event::journal::Target;
-use crate::event::ledger;
+use crate::event::ledger::{self, Ledger, Stage};
 use crate::limits::SandboxLimits;
 use crate::made::{self, Made, MadeError, Workload};
-use crate::policy::{self, Account, Confinement, Policy};
+use crate::policy::{self, Account, Confinement, Observed, Policy, Suggestion};
 use crate::preflight::{self, Finding};
 use crate::signals::{Heard, Signals};
 
@@ -55,9 +56,10 @@ pub(super) fn told(outcome: Result<u8, Failure>) -> u8 {
 }
 
 fn run_command(args: ExecArgs) -> Result<u8, Failure> {
-    let loaded = policy::load(&policy::Source::parse(&args.policy)).map_err(|findings| {
+    let source = args.policy.as_deref().unwrap_or(if args.learn.is_some() { "open" } else { "deny" });
+    let loaded = policy::load(&policy::Source::parse(source)).map_err(|findings| {
         check::print(&findings);
-        Failure::new(exit::CONFIG, anyhow!("the policy {} cannot be used", args.policy))
+        Failure::new(exit::CONFIG, anyhow!("the policy {source} cannot be used"))
     })?;
     let confinement = &loaded.file.confinement;
     let permit_special = parse_ranges(&args.permit_special)?;
@@ -79,6 +81,12 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     })
     .map_err(|error| Failure::new(exit::INTERNAL, error))?;
 
+    if log_setting_is_off() {
+        tracing::warn!(
+            "net.netfilter.nf_log_all_netns is 0: it is set to 1 while a sandbox lives, and put back afterwards; without \
+             it the kernel logs nothing from a sandbox"
+        );
+    }
     let mut command = args.command.into_iter();
     let workload = Workload {
         program: command.next().unwrap_or_default(),
@@ -98,10 +106,43 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     if !args.no_summary && outcome.is_ok() {
         eprint!("{}", ledger::render(reporter.ledger(), terminal_width()));
     }
+    if let Some(file) = &args.learn {
+        write_learned(&learned(reporter.ledger()), file.as_deref())
+            .map_err(|error| Failure::new(exit::INTERNAL, error))?;
+    }
     if reporter.dropped() > 0 {
         eprintln!("sluice: {} events could not be written", reporter.dropped());
     }
     outcome
+}
+
+/// The smallest policy that covers what went through the proxy or asked to.
+fn learned(ledger: &Ledger) -> String {
+    let seen: Vec<(Destination, Option<PathBuf>)> = ledger
+        .lines()
+        .into_iter()
+        .filter(|(key, _)| key.stage != Stage::Bypassed)
+        .filter_map(|(key, _)| {
+            let destination = Authority::parse(key.destination.as_bytes()).ok()?.to_destination(0);
+            let exe = (!key.program.is_empty()).then(|| PathBuf::from(&*key.program));
+            (destination.port != 0).then_some((destination, exe))
+        })
+        .collect();
+    let observed =
+        seen.iter().map(|(destination, exe)| Observed { destination, exe: exe.as_deref(), request: None });
+    Suggestion::new(observed).policy()
+}
+
+fn write_learned(policy: &str, file: Option<&Path>) -> anyhow::Result<()> {
+    match file {
+        Some(path) => {
+            std::fs::write(path, policy)
+                .with_context(|| format!("cannot write the policy to {}", path.display()))?;
+            eprintln!("sluice: what was seen is allowed by {}", path.display());
+        }
+        None => eprint!("sluice: this policy allows what was seen\n\n{policy}"),
+    }
+    Ok(())
 }
 
 /// From the sandbox' creation to its removal.
@@ -151,13 +192,25 @@ pub(super) fn clear_away(state_dir: &Path) {
     match sluice_netns::sweep(state_dir) {
         Ok(swept) => {
             for left in swept {
-                if let Err(error) = left.outcome {
-                    tracing::warn!(name = %left.name, %error, "what a dead run left behind could not be removed");
+                let (name, owner) =
+                    (&left.name, left.owner.map_or_else(|| "?".into(), |pid| pid.to_string()));
+                match left.outcome {
+                    Ok(_) => eprintln!(
+                        "sluice: removed what a dead run left behind: sandbox {name} (process {owner})"
+                    ),
+                    Err(error) => {
+                        tracing::warn!(%name, %error, "what a dead run left behind could not be removed");
+                    }
                 }
             }
         }
         Err(error) => tracing::warn!(%error, "what dead runs left behind could not be removed"),
     }
+}
+
+/// Whether the kernel would log nothing from a namespace; the sandbox' creation changes that.
+fn log_setting_is_off() -> bool {
+    std::fs::read_to_string("/proc/sys/net/netfilter/nf_log_all_netns").is_ok_and(|value| value.trim() == "0")
 }
 
 fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {

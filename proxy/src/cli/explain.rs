@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use super::check::{EXIT_BAD_CONFIG, print};
 use crate::destination::{Destination, Host};
+use crate::diagnostic::nearest;
 use crate::policy::{
-    self, Ask, Asker, BinaryFacts, Deny, Kind, Permit, Policy, Program, Protocol, Request, Sni, Source,
-    decide,
+    self, Ask, Asker, BinaryFacts, Deny, Kind, Permit, Policy, Program, Protocol, Reason, Request, Sni,
+    Source, decide,
 };
 
 /// Exit code for a question that makes no sense (EX_USAGE).
@@ -125,7 +126,7 @@ fn explain(policy: &Policy, question: &Question, target: &Target) -> (String, bo
     let asker = set.as_ref().map_or(Asker::Unknown, Asker::Known);
     match decide(policy, &Ask { destination: &target.destination, asker, kind }) {
         Ok(permit) => (allowed(&permit, target), true),
-        Err(deny) => (denied(&deny), false),
+        Err(deny) => (denied(&deny, policy), false),
     }
 }
 
@@ -154,20 +155,34 @@ fn allowed(permit: &Permit<'_>, target: &Target) -> String {
     }
     if let Some(deny) = permit.audited() {
         let _ = writeln!(text, "  audit     would be denied: {}", deny.reason);
+        forbidden(&mut text, deny);
         misses(&mut text, deny);
     }
     text
 }
 
-fn denied(deny: &Deny) -> String {
+fn denied(deny: &Deny, policy: &Policy) -> String {
     let mut text = format!("denied ({})\n", deny.reason);
+    forbidden(&mut text, deny);
+    misses(&mut text, deny);
+    if let (Reason::HostNotAllowed, Some(name)) = (deny.reason, deny.destination.host.name())
+        && let Some(host) = nearest(name, policy.exact_hosts())
+    {
+        let _ = writeln!(text, "  near      the policy names {host}");
+    }
+    if deny.reason == Reason::IdentityUnknown {
+        let _ = writeln!(text, "  note      no program was given; ask again with --binary PATH");
+    }
+    let _ = writeln!(text, "  hint      {}", policy::hint(deny, None));
+    text
+}
+
+/// The deny rule, if one forbade it.
+fn forbidden(text: &mut String, deny: &Deny) {
     if let (Some(rule), Some(endpoint)) = (&deny.rule, &deny.endpoint) {
         let _ = writeln!(text, "  rule      {}", endpoint.rule.name);
         let _ = writeln!(text, "  at        {rule}");
     }
-    misses(&mut text, deny);
-    let _ = writeln!(text, "  hint      {}", policy::hint(deny, None));
-    text
 }
 
 fn misses(text: &mut String, deny: &Deny) {
@@ -179,6 +194,77 @@ fn misses(text: &mut String, deny: &Deny) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnostic::Diagnostics;
+
+    const POLICY: &str = "\
+version: 1
+network_policies:
+  api:
+    endpoints:
+      - {host: api.example.com, port: 443}
+      - {host: web.example.com, port: 80, protocol: http, access: full, deny_rules: [{method: DELETE, path: /x}]}
+    binaries:
+      - path: /usr/bin/curl
+";
+
+    fn explained(binary: Option<&str>, method: &str, target: &str) -> (String, bool) {
+        let mut out = Diagnostics::default();
+        let file = policy::parse(POLICY, &"p.yaml".into(), &mut out).unwrap();
+        let target = Target::parse(method, target).unwrap();
+        let question = Question {
+            policy: Source::Deny,
+            binary: binary.map(Into::into),
+            ancestors: Vec::new(),
+            method: method.into(),
+            target: String::new(),
+        };
+        explain(&Policy::compile(&file), &question, &target)
+    }
+
+    #[test]
+    fn the_answer_names_the_rule_its_line_and_what_was_near() {
+        let curl = Some("/usr/bin/curl");
+        for (binary, method, target, allowed, lines) in [
+            (
+                curl,
+                "CONNECT",
+                "api.example.com:443",
+                true,
+                &["allowed", "rule      api", "at        p.yaml:5:9"][..],
+            ),
+            (curl, "GET", "http://web.example.com/a/../b", true, &["sent as   /b"]),
+            (curl, "CONNECT", "web.example.com:80", true, &["inside    HTTP; each request is judged"]),
+            (
+                curl,
+                "DELETE",
+                "http://web.example.com/x",
+                false,
+                &["denied (deny_rule)", "at        p.yaml:6:86"],
+            ),
+            (curl, "CONNECT", "api.example.com:80", false, &["port 80 did not (443) (p.yaml:5:9)"]),
+            (curl, "CONNECT", "api.exmaple.com:443", false, &["near      the policy names api.example.com"]),
+            (
+                None,
+                "CONNECT",
+                "api.example.com:443",
+                false,
+                &["ask again with --binary PATH", "hint      policy allows"],
+            ),
+            (
+                Some("/bin/sh"),
+                "CONNECT",
+                "api.example.com:443",
+                false,
+                &["rule api allows /usr/bin/curl, not /bin/sh"],
+            ),
+        ] {
+            let (text, yes) = explained(binary, method, target);
+            assert_eq!(yes, allowed, "{text}");
+            for line in lines {
+                assert!(text.contains(line), "{method} {target} should say {line:?}:\n{text}");
+            }
+        }
+    }
 
     #[test]
     fn targets() {

@@ -70,9 +70,13 @@ pub enum Command {
 /// `sluice exec`.
 #[derive(Args, Debug)]
 pub struct ExecArgs {
-    /// Policy file, or `open` or `deny`.
-    #[arg(long, value_name = "FILE|open|deny", default_value = "deny")]
-    pub policy: String,
+    /// Policy file, or `open` or `deny` [default: deny].
+    #[arg(long, value_name = "FILE|open|deny")]
+    pub policy: Option<String>,
+    /// Write the smallest policy that covers what was seen, to FILE or to stderr. Without `--policy` everything is
+    /// allowed that the address guard lets through; with one, what it denies is covered too.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub learn: Option<Option<PathBuf>>,
     /// Name of the sandbox in events [default: exec-PID].
     #[arg(long, value_name = "ID")]
     pub name: Option<String>,

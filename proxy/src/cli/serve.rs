@@ -119,6 +119,7 @@ fn plan(config: &Config) -> Plan {
             EventSink::File(path) => Target::File(path.clone()),
         },
         hash_always: true,
+        refusal_hint: config.refusal_hint.clone(),
         words: Words::UpToARate,
         ..Plan::default()
     }

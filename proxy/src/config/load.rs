@@ -19,6 +19,8 @@ use crate::yaml::{self, Fields, Node, Reader, shorten};
 pub const NAME_CHARS_MAX: usize = 40;
 /// Most static sandboxes in one file.
 pub const SANDBOXES_MAX: usize = 10_000;
+/// Longest `refusal_hint`, in characters; it travels with every refusal.
+pub const REFUSAL_HINT_CHARS_MAX: usize = 200;
 /// Highest core number that can be pinned (CPU_SETSIZE is 1024).
 const CORE_MAX: u64 = 1_023;
 
@@ -33,6 +35,7 @@ const TOP: &[&str] = &[
     "events",
     "state_dir",
     "permit_special_addresses",
+    "refusal_hint",
     "timeouts",
     "limits",
     "sandboxes",
@@ -104,6 +107,7 @@ pub(crate) fn from_tree(
         let items = reader.list(list).unwrap_or_default();
         config.permit_special_addresses = items.iter().filter_map(|item| reader.cidr(item)).collect();
     }
+    config.refusal_hint = top.get("refusal_hint").and_then(|node| refusal_hint(&mut reader, node));
     if let Some(list) = top.get("sandboxes") {
         let items = reader.list(list).unwrap_or_default();
         if items.len() > SANDBOXES_MAX {
@@ -137,6 +141,15 @@ fn addresses(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {
     {
         reader.error(node, format!("{listen} is the proxy's listener already"));
     }
+}
+
+fn refusal_hint(reader: &mut Reader<'_>, node: &Node) -> Option<Arc<str>> {
+    let text = reader.string(node)?;
+    if text.chars().count() > REFUSAL_HINT_CHARS_MAX || text.contains(char::is_control) {
+        reader.error(node, format!("expected one line of at most {REFUSAL_HINT_CHARS_MAX} characters"));
+        return None;
+    }
+    Some(text.into())
 }
 
 fn threads(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub(crate) use load::from_tree;
-pub use load::{Files, Loaded, NAME_CHARS_MAX, SANDBOXES_MAX, is_name, load, parse};
+pub use load::{Files, Loaded, NAME_CHARS_MAX, REFUSAL_HINT_CHARS_MAX, SANDBOXES_MAX, is_name, load, parse};
 
 use crate::diagnostic::Place;
 use crate::limits::{Limits, SandboxLimits};
@@ -41,6 +41,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Blocks that the address guard lets through though they are special.
     pub permit_special_addresses: Vec<IpNet>,
+    /// The operator's own sentence at the end of every refusal's hint, such as whom to ask.
+    pub refusal_hint: Option<Arc<str>>,
     /// The `timeouts` and `limits` blocks.
     pub limits: Limits,
     /// The static sandboxes; more come through the admin API.
@@ -118,6 +120,7 @@ impl Default for Config {
             events: EventSink::Stdout,
             state_dir: PathBuf::from("/run/sluice"),
             permit_special_addresses: Vec::new(),
+            refusal_hint: None,
             limits: Limits::default(),
             sandboxes: Vec::new(),
         }

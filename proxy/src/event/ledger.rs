@@ -124,29 +124,36 @@ pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
 }
 
 fn key_of(stage: Stage, event: &Event<'_>) -> Key {
-    let mut destination = String::new();
-    match (event.dst_host, event.dst_ip) {
-        (Some(host), _) => destination.push_str(host),
-        (None, Some(std::net::IpAddr::V6(ip))) => _ = write!(destination, "[{ip}]"),
-        (None, Some(ip)) => _ = write!(destination, "{ip}"),
-        (None, None) => {}
-    }
-    if let Some(port) = event.dst_port {
-        let _ = write!(destination, ":{port}");
-    }
-    let how = match event.event {
-        Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
-        _ => event.method.or(event.proto).unwrap_or(""),
-    };
     let why = if stage == Stage::Allowed { event.rule } else { event.reason.or(event.rule) };
     Key {
         stage,
         sandbox: event.sandbox.unwrap_or("").into(),
-        how: how.into(),
-        destination: destination.into(),
+        how: how(event).into(),
+        destination: destination(event).into(),
         program: event.process.and_then(|process| process.exe).unwrap_or("").into(),
         why: why.unwrap_or("").into(),
     }
+}
+
+/// `CONNECT`, the method of a request, or the protocol.
+pub(super) fn how<'a>(event: &Event<'a>) -> &'a str {
+    match event.event {
+        Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
+        _ => event.method.or(event.proto).unwrap_or(""),
+    }
+}
+
+/// `host:port` as a person writes it: an IPv6 address in brackets.
+pub(super) fn destination(event: &Event<'_>) -> String {
+    let host = match (event.dst_host, event.dst_ip) {
+        (Some(host), _) => host.to_owned(),
+        (None, ip) => ip.map(|ip| ip.to_string()).unwrap_or_default(),
+    };
+    let mut text = if host.contains(':') { format!("[{host}]") } else { host };
+    if let Some(port) = event.dst_port {
+        let _ = write!(text, ":{port}");
+    }
+    text
 }
 
 /// The summary as a person reads it at the end of `exec`: totals, a table, and one hint a kind of refusal.
@@ -156,11 +163,12 @@ pub fn render(ledger: &Ledger, width: Option<u16>) -> String {
     let lines = ledger.lines();
     let total =
         |stage| lines.iter().filter(|(key, _)| key.stage == stage).map(|(_, line)| line.count).sum::<u64>();
+    let bypassed = total(Stage::Bypassed);
     let mut text = format!(
-        "sluice: {} allowed, {} denied, {} bypass attempts refused",
+        "sluice: {} allowed, {} denied, {bypassed} bypass attempt{} refused",
         total(Stage::Allowed) + total(Stage::Audited),
         total(Stage::Denied),
-        total(Stage::Bypassed)
+        if bypassed == 1 { "" } else { "s" }
     );
     if total(Stage::Failed) > 0 {
         let _ = write!(text, ", {} failed", total(Stage::Failed));
@@ -254,6 +262,16 @@ mod tests {
         assert!(text.starts_with("sluice: 0 allowed, 4 denied, 0 bypass attempts refused\n"), "{text}");
         assert_eq!(text.matches("hint: ask the operator").count(), 1, "{text}");
         assert!(text.contains("/usr/bin/curl (9)"), "{text}");
+    }
+
+    #[test]
+    fn an_ipv6_destination_is_in_brackets_however_it_is_known() {
+        let mut event = denied(443);
+        event.dst_host = Some("::1");
+        assert_eq!(destination(&event), "[::1]:443");
+        event.dst_host = None;
+        event.dst_ip = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(destination(&event), "[2001:db8::1]:443");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::journal::{Journal, Urgency};
-use super::ledger::{Ledger, Stage, printable, stage_of};
+use super::ledger::{Ledger, Stage, destination, how, printable, stage_of};
 use super::{Event, Via};
 
 /// Refusals said in words per second on average, and at once after silence. Events and counters know no limit.
@@ -105,7 +105,10 @@ fn speak(event: &Event<'_>, bypass: bool) {
 
 fn words(event: &Event<'_>) -> String {
     let mut line = String::new();
+    // The events call every refusal denied; in words, a network that failed is not a policy that said no.
+    let failed = event.status.is_some_and(|status| status >= 500);
     let action = event.action.map_or("", |action| match action {
+        super::Action::Denied if failed => "failed",
         super::Action::Allowed => "allowed",
         super::Action::Denied => "denied",
         super::Action::Audited => "audited",
@@ -117,17 +120,7 @@ fn words(event: &Event<'_>) -> String {
         Some(Via::Direct) => "direct",
         None => "",
     };
-    let what = event.method.or(event.proto).unwrap_or("");
-    let _ = write!(line, "{action} {way} {what} ");
-    match (event.dst_host, event.dst_ip) {
-        (Some(host), _) => line.push_str(&printable(host)),
-        (None, Some(std::net::IpAddr::V6(ip))) => _ = write!(line, "[{ip}]"),
-        (None, Some(ip)) => _ = write!(line, "{ip}"),
-        (None, None) => {}
-    }
-    if let Some(port) = event.dst_port {
-        let _ = write!(line, ":{port}");
-    }
+    let _ = write!(line, "{action} {way} {} {}", how(event), printable(&destination(event)));
     for (name, value) in [
         ("sandbox", event.sandbox),
         ("reason", event.reason),

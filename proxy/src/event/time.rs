@@ -25,6 +25,12 @@ impl Time {
     pub const fn unix_micros(self) -> i64 {
         self.0
     }
+
+    /// This many microseconds before.
+    #[must_use]
+    pub fn earlier(self, micros: u64) -> Self {
+        Self(self.0.saturating_sub_unsigned(micros))
+    }
 }
 
 impl Serialize for Time {

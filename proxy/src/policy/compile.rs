@@ -111,6 +111,11 @@ impl Policy {
         self.rows.len()
     }
 
+    /// The hosts that are named exactly, in no order.
+    pub fn exact_hosts(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(|name| &**name)
+    }
+
     /// Whether a rule names binaries: then a sandbox whose processes cannot be known must not use this policy.
     pub fn names_binaries(&self) -> bool {
         self.rows.iter().any(|row| row.list.is_some())

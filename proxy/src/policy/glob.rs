@@ -211,15 +211,15 @@ impl Automaton {
         let mut row = Box::new([0; 256]);
         let mut takes: Vec<u128> = Vec::new();
         for octet in 0..=u8::MAX {
-            let taken = bits(&|element| match element {
+            let using = bits(&|element| match element {
                 Element::Octet(wanted) => *wanted == octet,
                 Element::OneOf(set) => in_set(set, octet),
                 Element::Run | Element::DeepRun => false,
             });
-            let known = takes.iter().position(|takes| *takes == taken);
+            let known = takes.iter().position(|takes| *takes == using);
             row[usize::from(octet)] = known.unwrap_or(takes.len()) as u8;
             if known.is_none() {
-                takes.push(taken);
+                takes.push(using);
             }
         }
         Ok(Self {

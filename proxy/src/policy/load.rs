@@ -140,7 +140,9 @@ pub(crate) fn from_tree(root: &Node, file: &Arc<str>, out: &mut Diagnostics) -> 
     let rules = if let Some(node) = top.get("network_policies") {
         load_rules::rules(&mut reader, node)
     } else {
-        reader.note(root, "no network_policies: every destination is denied");
+        if top.lacks("network_policies") {
+            reader.note(root, "no network_policies: every destination is denied");
+        }
         Vec::new()
     };
     let confinement = confinement(&mut reader, &top);

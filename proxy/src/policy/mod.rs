@@ -13,6 +13,8 @@
 //! into one spelling (`path.rs`) and judges it (`requests.rs`). It answers with a [`Permit`], which no one else can
 //! make and every dial needs, or with a [`Deny`] that knows what was nearly allowed (`deny.rs`).
 //!
+//! What was seen or denied can be turned back into a policy (`suggest.rs`).
+//!
 //! # How several endpoints go together
 //!
 //! 1. An endpoint matches a connection when its host, its port and one of its rule's binaries do. One match is
@@ -34,6 +36,7 @@ pub mod model;
 pub mod path;
 pub mod query;
 mod requests;
+mod suggest;
 mod trie;
 
 pub use binaries::{BinaryFacts, BinarySet, Program};
@@ -45,3 +48,4 @@ pub use load::{
     FILESYSTEM_PATHS_MAX, Loaded, PATH_OCTETS_MAX, Source, builtin, host_links, load, parse, read,
 };
 pub use model::{Account, Confinement, Endpoint, Enforcement, LandlockLevel, Netlink, PolicyFile, Sni};
+pub use suggest::{Observed, Suggestion};

@@ -49,7 +49,7 @@ impl Session {
         self.identify(&policy).await;
         self.within_rate()?;
         let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
-        let permit = policy::decide(&policy, &ask)?;
+        let permit = self.core.decide(&policy, &ask)?;
         let granted = Granted::of(&permit);
         let protocol = permit.protocol();
         self.watch.arm(Duration::ZERO, Aim::Both);

@@ -133,7 +133,7 @@ impl Session {
         };
         let request = Request { method: head.method_name(octets), path: path.path, query: path.query };
         let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Request(request) };
-        let permit = policy::decide(policy, &ask)?;
+        let permit = self.core.decide(policy, &ask)?;
         let mut out = self.core.means.buffers.take();
         let how = rewrite::Upstream {
             destination,

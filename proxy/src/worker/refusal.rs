@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Core;
 use super::session::{Next, Session, linger};
 use super::socket::{Side, Socket};
-use crate::address::Refused;
+use crate::address::{Class, Refused};
 use crate::control::names::NameError;
 use crate::destination::Destination;
 use crate::http::answer::{self, Details};
@@ -85,16 +85,12 @@ impl Refusal {
     /// What the client may do about it.
     pub(super) fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
         if let Some(deny) = &self.deny {
-            return Some(policy::hint(deny, None));
+            return Some(policy::hint(deny, session.core.refusal_hint.as_deref()));
         }
         let destination = destination.map(ToString::to_string).unwrap_or_default();
         let exe = session.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
         match self.reject {
-            Reject::Address(class) => Some(format!(
-                "{destination} is {}, which the address guard refuses; retrying will not help; only the operator can \
-                 permit it",
-                class.label()
-            )),
+            Reject::Address(class) => Some(address_hint(class, &destination)),
             Reject::NotHttp => Some(format!(
                 "the policy judges requests to {destination} and found no HTTP/1.1 in the tunnel; {exe} must speak \
                  plain HTTP there, or the operator must drop `protocol` from the endpoint"
@@ -102,6 +98,22 @@ impl Refusal {
             Reject::NameNotFound => Some("check the spelling of the host name; the policy allows it".into()),
             _ => None,
         }
+    }
+}
+
+/// Who could let an address through: a policy that names it, or only the operator.
+fn address_hint(class: Class, destination: &str) -> String {
+    let what = class.refusal().trim_start_matches("Denied: ");
+    if class == Class::Public || class.is_nameable() {
+        format!(
+            "{destination} leads to {what}; retrying will not help; ask the operator to name it in the policy, \
+             as host or in allowed_ips"
+        )
+    } else {
+        format!(
+            "{destination} leads to {what}, which no policy can allow; retrying will not help; only the operator \
+             can permit it (--permit-special, permit_special_addresses)"
+        )
     }
 }
 

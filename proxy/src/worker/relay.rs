@@ -131,9 +131,11 @@ impl<'a> Vigil<'a> {
         self.watch.arm(within, Aim::Both);
     }
 
-    fn half_close(&self) {
-        self.half_closed.set(true);
+    /// One direction has ended. Says whether the other one had before.
+    fn half_close(&self) -> bool {
+        let both = self.half_closed.replace(true);
         self.touch();
+        both
     }
 }
 
@@ -167,9 +169,11 @@ pub(crate) async fn pump(
         };
         flow.keep_pace().await;
         if ended {
-            vigil.half_close();
-            // The peer may be gone already; its own direction finds out.
-            let _ = to.shutdown_write();
+            // When the other direction has ended too, closing says as much.
+            if !vigil.half_close() {
+                // The peer may be gone already; its own direction finds out.
+                let _ = to.shutdown_write();
+            }
             return Ok(());
         }
     }

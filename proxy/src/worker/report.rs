@@ -167,7 +167,7 @@ impl Session {
         event.detail = refusal.detail.as_deref().or(misses.as_deref()).filter(|text| !text.is_empty());
         event.hint = hint;
         if refusal.reject.blame() == Blame::Policy {
-            event.identity_trail = self.caller.as_ref().map(super::who::Caller::trail);
+            event.identity_trail = self.caller.as_ref().and_then(super::who::Caller::trail);
         }
         self.sandbox.reporter().report(&event, Urgency::Now);
     }

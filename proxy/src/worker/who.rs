@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::session::Session;
 use super::{Core, Message};
 use crate::event::ProcessView;
-use crate::identity::{Digest, Identity, Need, Process, Protocol, Query, Quick, Resolver};
+use crate::identity::{Digest, Identity, Need, Process, Protocol, Query, Quick, Resolver, Source};
 use crate::policy::{Asker, BinaryFacts, BinarySet, Policy, Program};
 
 /// A caller as policy and events need it.
@@ -161,9 +161,9 @@ impl Caller {
         self.identity.source.label()
     }
 
-    /// What every source said.
-    pub(super) fn trail(&self) -> &str {
-        &self.trail
+    /// What every source said, where the first one did not know.
+    pub(super) fn trail(&self) -> Option<&str> {
+        (self.identity.source != Source::Witness).then_some(&self.trail)
     }
 }
 

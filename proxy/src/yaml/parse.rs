@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn the_thousandth_key_is_compared_with_the_first() {
-        let mut text: String = (0..1_000).map(|n| format!("k{n}: 1\n")).collect();
+        let lines: Vec<_> = (0..1_000).map(|n| format!("k{n}: 1\n")).collect();
+        let mut text = lines.concat();
         assert_eq!(tree(&text).1, "");
         text.push_str("k0: 2\nk999: 2\nk15: 1\nk16: 1\n");
         let errors = tree(&text).1;

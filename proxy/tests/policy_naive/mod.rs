@@ -3,10 +3,13 @@
 //! It walks the file from top to bottom for every question. Its leaves (one host pattern, one glob, one query rule,
 //! one path) are the product's own, which have tests of their own; how they go together is what is compared.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use std::path::Path;
 
 use sluice::address::Reach;
 use sluice::destination::{Destination, Host};
+use sluice::policy::glob::Glob;
 use sluice::policy::host::HostPattern;
 use sluice::policy::model::{Allow, Binaries, Endpoint, RequestPolicy, RequestRule};
 use sluice::policy::path::{CanonicalPath, canonical};
@@ -134,6 +137,10 @@ fn connection<'f>(
     if reporting.is_empty() { Err(reason) } else { Ok((reporting, Some(reason))) }
 }
 
+/// By what a request misses an endpoint.
+const FAR_TO_NEAR: [Reason; 4] =
+    [Reason::PathNotAllowed, Reason::MethodNotAllowed, Reason::EncodedSlash, Reason::QueryNotAllowed];
+
 type Granted<'f> = (Vec<&'f Endpoint>, Option<Reason>, Vec<u8>);
 
 fn request<'f>(
@@ -165,7 +172,7 @@ fn request<'f>(
         return Err(Reason::DenyRule);
     }
     let forbidden = (!denied.is_empty()).then_some(Reason::DenyRule);
-    let rank = |e: &Endpoint| policy_of(e).path.as_ref().map(|glob| glob.specificity());
+    let rank = |e: &Endpoint| policy_of(e).path.as_ref().map(Glob::specificity);
     let most = selected.iter().map(|e| rank(e)).max().unwrap();
     let selected: Vec<_> = selected.into_iter().filter(|e| rank(e) == most).collect();
     let misses: Vec<_> = selected.iter().map(|e| miss(policy_of(e), method, &path, query)).collect();
@@ -174,8 +181,6 @@ fn request<'f>(
     if !granted.is_empty() {
         return Ok((granted, forbidden, path.sent.to_vec()));
     }
-    const FAR_TO_NEAR: [Reason; 4] =
-        [Reason::PathNotAllowed, Reason::MethodNotAllowed, Reason::EncodedSlash, Reason::QueryNotAllowed];
     let nearness = |miss: &Reason| FAR_TO_NEAR.iter().position(|reason| reason == miss).unwrap();
     let reason = forbidden.unwrap_or_else(|| misses.into_iter().flatten().max_by_key(nearness).unwrap());
     let reporting: Vec<_> = selected.into_iter().filter(|e| is_audit(e)).collect();

@@ -1,5 +1,7 @@
 //! Questions to a policy in one line of text, for the policy tests.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it must")]
+
 use std::path::Path;
 
 use sluice::destination::{Destination, Host};
