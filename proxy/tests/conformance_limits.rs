@@ -286,3 +286,33 @@ fn a_flood_of_pipelined_requests_holds_bounded_memory() {
     let growth = proxy.resident().saturating_sub(before);
     assert!(growth < 4 << 20, "{growth} octets for one client");
 }
+
+/// A body that stops arriving ends like a head that does: the client is told.
+#[test]
+fn an_upload_that_stalls_is_408() {
+    let proxy = Setup::default().timeouts("idle_tunnel: 1s").start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client =
+        proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 10\r\n\r\nhalf"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.hears("half");
+    assert_eq!(client.refusal(), (408, "body_timeout".into()));
+    client.end();
+    assert_eq!(upstream.end().rest, b"");
+}
+
+/// The origin takes no more of the body and says nothing.
+#[test]
+fn an_origin_that_stops_reading_is_504() {
+    let proxy = Setup::default().timeouts("idle_tunnel: 1s").start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client =
+        proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: {}\r\n\r\n", 1 << 30));
+    let mut upstream = origin.accept();
+    upstream.head();
+    fill(&client, 1 << 30);
+    assert_eq!(client.refusal(), (504, "origin_timeout".into()));
+}
