@@ -81,12 +81,6 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     })
     .map_err(|error| Failure::new(exit::INTERNAL, error))?;
 
-    if log_setting_is_off() {
-        tracing::warn!(
-            "net.netfilter.nf_log_all_netns is 0: it is set to 1 while a sandbox lives, and put back afterwards; without \
-             it the kernel logs nothing from a sandbox"
-        );
-    }
     let mut command = args.command.into_iter();
     let workload = Workload {
         program: command.next().unwrap_or_default(),
@@ -206,11 +200,6 @@ pub(super) fn clear_away(state_dir: &Path) {
         }
         Err(error) => tracing::warn!(%error, "what dead runs left behind could not be removed"),
     }
-}
-
-/// Whether the kernel would log nothing from a namespace; the sandbox' creation changes that.
-fn log_setting_is_off() -> bool {
-    std::fs::read_to_string("/proc/sys/net/netfilter/nf_log_all_netns").is_ok_and(|value| value.trim() == "0")
 }
 
 fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {
