@@ -134,7 +134,7 @@ fn a_slow_upload_is_not_a_slow_answer() {
 fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
     let proxy = Setup::default().sandbox_limits("connections: 2").start();
     let origin = Origin::new();
-    let held = [proxy.tunnel(origin.address()), proxy.tunnel(origin.address())];
+    let places = [proxy.tunnel(origin.address()), proxy.tunnel(origin.address())];
     // The request is there before the refusal: closing with it unread must not take the refusal away.
     for _ in 0..20 {
         let mut third = proxy.ask(get(&origin, "/", ""));
@@ -144,7 +144,7 @@ fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
         third.hears_end();
     }
     drop([origin.accept(), origin.accept()]);
-    drop(held);
+    drop(places);
     assert!(served_in_time(&proxy, &origin), "the places of closed connections are not given back");
 }
 
