@@ -166,6 +166,36 @@ fn wget_gets_a_file() {
     assert_eq!(output("wget", &["--quiet", "--output-document=-", &origin.url("/file")]), b"contents");
 }
 
+/// cargo offers h2c with every request over http; a proxy that refuses the offer breaks it.
+#[test]
+fn cargo_searches_a_registry() {
+    let crates = r#"{"crates":[{"name":"behind","max_version":"1.0.0","description":"the proxy"}],"meta":{"total":1}}"#;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let index = format!("http://{}", listener.local_addr().unwrap());
+    let config = format!(r#"{{"dl":"{index}/dl","api":"{index}"}}"#);
+    let files = [("/config.json", config.as_str()), ("/api/v1/crates", crates)];
+    let files = files.map(|(path, body)| (path.to_owned(), body.as_bytes().to_vec()));
+    let origin = Files::serve_on(listener, HashMap::from(files));
+    let home = tempfile::tempdir().unwrap();
+    let script = format!(
+        "cd {0} && CARGO_HOME={0} exec cargo search --quiet --index sparse+{index}/ behind",
+        home.path().display()
+    );
+    let said = String::from_utf8(output("sh", &["-c", &script])).unwrap();
+    assert!(said.starts_with("behind = \"1.0.0\""), "{said}");
+    let seen = origin.seen().requests;
+    assert!(!seen.is_empty());
+    for (head, _) in seen {
+        let head = head.to_ascii_lowercase();
+        assert!(
+            head.contains("\r\nvia: 1.1 sluice-")
+                && !head.contains("h2c")
+                && !head.contains("http2-settings"),
+            "{head}"
+        );
+    }
+}
+
 /// A repository served as plain files, which is all `git update-server-info` takes.
 #[test]
 fn git_clones_a_repository() {

@@ -26,13 +26,19 @@ fn serves(proxy: &Proxy, origin: &Origin) {
     assert_eq!(client.message().1, "ok");
 }
 
+/// So many field lines with values of so many octets.
+fn fields(count: usize, octets: usize) -> String {
+    let value = "y".repeat(octets);
+    (0..count).map(|n| format!("X-{n}: {value}\r\n")).collect::<Vec<_>>().concat()
+}
+
 #[test]
 fn a_head_that_is_too_large_is_431() {
     let origin = Origin::new();
     let rows = [
         (format!("X: {}\r\n", "y".repeat(40_000)), "head_too_large"),
-        ((0..40).map(|n| format!("X-{n}: {}\r\n", "y".repeat(1_000))).collect(), "head_too_large"),
-        ((0..200).map(|n| format!("X-{n}: y\r\n")).collect(), "too_many_fields"),
+        (fields(40, 1_000), "head_too_large"),
+        (fields(200, 1), "too_many_fields"),
     ];
     for (fields, reason) in rows {
         let mut client = Proxy::shared().ask(get(&origin, "/", &fields));
@@ -128,7 +134,7 @@ fn a_slow_upload_is_not_a_slow_answer() {
 fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
     let proxy = Setup::default().sandbox_limits("connections: 2").start();
     let origin = Origin::new();
-    let held = [proxy.tunnel(origin.address()), proxy.tunnel(origin.address())];
+    let places = [proxy.tunnel(origin.address()), proxy.tunnel(origin.address())];
     // The request is there before the refusal: closing with it unread must not take the refusal away.
     for _ in 0..20 {
         let mut third = proxy.ask(get(&origin, "/", ""));
@@ -138,7 +144,7 @@ fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
         third.hears_end();
     }
     drop([origin.accept(), origin.accept()]);
-    drop(held);
+    drop(places);
     assert!(served_in_time(&proxy, &origin), "the places of closed connections are not given back");
 }
 
@@ -200,17 +206,23 @@ fn a_dial_without_a_descriptor_is_503_with_retry_after() {
     drop(flood);
 }
 
-/// Sends until the other side takes no more for a while; how much it took.
+/// Sends until the other side takes no more, or hardly: a probe of a closed window lets a little through now and then.
+/// How much it took.
 fn fill(peer: &Peer, most: usize) -> usize {
+    const PATIENCE: Duration = Duration::from_millis(300);
     let mut stream = peer.stream();
-    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let chunk = vec![b'x'; 64 << 10];
     let mut sent = 0;
     while sent < most {
+        let began = Instant::now();
         match stream.write(&chunk) {
             Ok(count) => sent += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) => panic!("{error}"),
+        }
+        if began.elapsed() > PATIENCE / 3 {
+            break;
         }
     }
     sent
@@ -273,4 +285,34 @@ fn a_flood_of_pipelined_requests_holds_bounded_memory() {
     assert!(sent < 128 << 20, "the proxy took {sent} octets nobody asked for");
     let growth = proxy.resident().saturating_sub(before);
     assert!(growth < 4 << 20, "{growth} octets for one client");
+}
+
+/// A body that stops arriving ends like a head that does: the client is told.
+#[test]
+fn an_upload_that_stalls_is_408() {
+    let proxy = Setup::default().timeouts("idle_tunnel: 1s").start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client =
+        proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 10\r\n\r\nhalf"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.hears("half");
+    assert_eq!(client.refusal(), (408, "body_timeout".into()));
+    client.end();
+    assert_eq!(upstream.end().rest, b"");
+}
+
+/// The origin takes no more of the body and says nothing.
+#[test]
+fn an_origin_that_stops_reading_is_504() {
+    let proxy = Setup::default().timeouts("idle_tunnel: 1s").start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client =
+        proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: {}\r\n\r\n", 1 << 30));
+    let mut upstream = origin.accept();
+    upstream.head();
+    fill(&client, 1 << 30);
+    assert_eq!(client.refusal(), (504, "origin_timeout".into()));
 }

@@ -90,6 +90,8 @@ pub(super) struct Passage<'a> {
     pub(super) watch: &'a Watch,
     /// How long nothing may move.
     pub(super) patience: std::time::Duration,
+    /// What is shut down then, when the sender is waited for and when the receiver is.
+    pub(super) aims: (Aim, Aim),
 }
 
 impl Passage<'_> {
@@ -103,11 +105,12 @@ impl Passage<'_> {
         body: &mut Body,
     ) -> Result<(), BodyError> {
         while !body.has_ended() {
-            self.watch.arm(self.patience, Aim::Both);
+            self.watch.arm(self.patience, self.aims.0);
             from.readable().await.map_err(|_| BodyError::Cut)?;
             let mut left = None;
             let then = self.carry_some(from, to, inbox, body, &mut left)?;
             if let Some(left) = left {
+                self.watch.arm(self.patience, self.aims.1);
                 to.write_all(&left).await.map_err(|_| BodyError::Unwanted)?;
             }
             self.flow.keep_pace().await;

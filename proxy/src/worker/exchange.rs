@@ -122,7 +122,8 @@ impl<'s> Exchange<'s> {
         upload: &mut Body,
         progress: &Progress,
     ) -> Result<Answered, Broken> {
-        let passage = self.passage(&self.up);
+        // Whichever side it is that an upload waits for, the client can still be told.
+        let passage = self.passage(&self.up, (Aim::ClientRead, Aim::Upstream));
         let mut up = pin!(passage.carry(&self.session.client, &self.upstream.socket, behind, upload));
         let mut down = pin!(answer.pass_on(progress));
         monoio::select! {
@@ -168,12 +169,13 @@ impl<'s> Exchange<'s> {
         Next::Close
     }
 
-    fn passage<'a>(&'a self, flow: &'a Flow) -> Passage<'a> {
+    fn passage<'a>(&'a self, flow: &'a Flow, aims: (Aim, Aim)) -> Passage<'a> {
         Passage {
             means: &self.session.core.means,
             flow,
             watch: &self.session.watch,
             patience: self.session.core.limits.idle_tunnel,
+            aims,
         }
     }
 
@@ -294,8 +296,10 @@ impl Answer<'_, '_> {
         }
         early?;
         let (origin, client) = (&exchange.upstream.socket, &exchange.session.client);
-        let carried =
-            exchange.passage(&exchange.down).carry(origin, client, &mut self.inbox, &mut body).await;
+        let carried = exchange
+            .passage(&exchange.down, (Aim::Both, Aim::Both))
+            .carry(origin, client, &mut self.inbox, &mut body)
+            .await;
         if carried.is_err() {
             // A client that waits for the end by our close must not take a cut answer for a whole one.
             client.reset_on_close();

@@ -23,7 +23,11 @@ pub(crate) struct Seen {
 impl Files {
     /// Serves these bodies by path; anything else is 404. A PUT or POST is answered with the length of its body.
     pub(crate) fn serve(files: HashMap<String, Vec<u8>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::serve_on(TcpListener::bind("127.0.0.1:0").unwrap(), files)
+    }
+
+    /// The same where the files name the origin's own address.
+    pub(crate) fn serve_on(listener: TcpListener, files: HashMap<String, Vec<u8>>) -> Self {
         let address = listener.local_addr().unwrap();
         let (seen, files) = (Arc::<Mutex<Seen>>::default(), Arc::new(files));
         let shared = Arc::clone(&seen);
@@ -81,7 +85,7 @@ fn serve(stream: &TcpStream, files: &HashMap<String, Vec<u8>>, seen: &Mutex<Seen
             (_, Some(file)) => ("200 OK", file.clone()),
             (_, None) => ("404 Not Found", Vec::new()),
         };
-        let kind = if path.ends_with(".html") || path.ends_with('/') { "text/html" } else { "text/plain" };
+        let kind = if path.ends_with('/') { "text/html" } else { "text/plain" };
         let head =
             format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", answer.len());
         writer.write_all(head.as_bytes()).ok()?;

@@ -110,7 +110,8 @@ impl Proxy {
     }
 
     fn start(setup: &Setup) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // The directory of a shared daemon stays behind: beside what was built it is cleaned up with it.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let at = own_address();
         let config = setup.write(&dir, at);
         let mut command = Command::new("setpriv");
