@@ -54,6 +54,11 @@ fn the_advice_fits_what_was_tried() {
         (context(Proto::Other(47), "8.8.8.8:0"), C::RawIp, &["ip-47", PROXY]),
         (context(Proto::Unknown, "8.8.8.8:0"), C::RawIp, &[PROXY]),
         (tcp("/usr/bin/node"), C::Node, &["NODE_USE_ENV_PROXY=1", "22.21/24.0", "EnvHttpProxyAgent", PROXY]),
+        (
+            Context { exe: Some("/usr/bin/node"), ..context(Proto::Udp, "192.0.2.53:53") },
+            C::Dns,
+            &["resolves", "NODE_USE_ENV_PROXY=1", "22.21/24.0"],
+        ),
         (tcp("/usr/bin/node (deleted)"), C::Node, &["NODE_USE_ENV_PROXY=1"]),
         (tcp("/root/.deno/bin/deno"), C::Deno, &["createHttpClient", PROXY]),
         (tcp("/root/.bun/bin/bun"), C::Bun, &["fetch(url, { proxy", PROXY]),

@@ -42,6 +42,22 @@ fn nodes_fetch_goes_direct_and_is_refused_named_and_told_what_to_change() {
 }
 
 #[test]
+fn nodes_fetch_of_a_name_fails_at_the_lookup_and_is_told_what_to_change_in_node() {
+    let scene = Scene::new();
+    let code = "fetch('http://origin.example/').catch(error => console.log(error.cause.code));";
+    let exec = scene.exec().policy("open");
+    let outcome = exec.run(&["env", "-u", "NODE_USE_ENV_PROXY", node(), "-e", code]).ended_with(0);
+    let events = outcome.events_of("bypass.detected");
+    // The scene's resolver is on loopback, where a lookup would fail unseen; the sandbox is shown another.
+    assert!(!events.is_empty(), "{outcome}");
+    for event in events {
+        assert_eq!(event["reason"], "direct_dns", "{event}");
+        assert_eq!(event["process"]["exe"], node(), "{event}");
+        assert!(event["hint"].as_str().is_some_and(|hint| hint.contains("NODE_USE_ENV_PROXY=1")), "{event}");
+    }
+}
+
+#[test]
 fn curl_told_not_to_use_the_proxy_is_named() {
     let scene = Scene::new();
     let outcome =

@@ -131,8 +131,15 @@ codes! {
 
 /// The advice for one attempt.
 pub fn hint(context: &Context<'_>) -> Hint {
-    let (code, advice) =
-        destination::advice(context).or_else(|| program::advice(context)).unwrap_or_else(|| general(context));
+    let (code, advice) = match (destination::advice(context), program::advice(context)) {
+        // A lookup is only the first step of going around the proxy: what is to be changed is in the program.
+        (Some((HintCode::Dns, _)), Some((_, remedy))) => (
+            HintCode::Dns,
+            format!("The program resolves names itself; in a sandbox the proxy does that. {remedy}"),
+        ),
+        (Some(advice), _) | (None, Some(advice)) => advice,
+        (None, None) => general(context),
+    };
     let text = match context.allowed_by_policy {
         Some(true) => {
             format!("The policy allows this through the proxy, which the program did not use. {advice}")
