@@ -61,8 +61,7 @@ fn kmsg() -> Probe {
         Err(error) => missing(
             "kmsg",
             format!("{DEVICE}: {error}"),
-            "give the daemon CAP_SYSLOG (or kernel.dmesg_restrict=0) and, in a container, the device /dev/kmsg; \
-             or use `bypass_source: nflog`",
+            "give the daemon CAP_SYSLOG (or kernel.dmesg_restrict=0) and, in a container, the device /dev/kmsg",
         ),
     }
 }
@@ -79,14 +78,13 @@ fn kmsg_netns() -> Probe {
                 "net.netfilter.nf_log_all_netns is {}: log rules inside sandboxes print nothing",
                 value.trim()
             ),
-            "sysctl -w net.netfilter.nf_log_all_netns=1 (the daemon sets it at start when it may); \
-             not needed with `bypass_source: nflog`",
+            "sysctl -w net.netfilter.nf_log_all_netns=1 (Sluice sets it while a sandbox lives)",
         ),
         Err(error) => missing(
             NAME,
             format!("{ALL_NETNS}: {error}"),
             "it exists in the initial network namespace only, with CONFIG_NF_LOG_SYSLOG: \
-             run the daemon there, or use `bypass_source: nflog`",
+             run Sluice there",
         ),
     }
 }
@@ -110,7 +108,7 @@ fn nflog() -> Probe {
         Err(error) => missing(
             "nflog",
             format!("NFLOG: {error}"),
-            "needs CAP_NET_ADMIN and CONFIG_NETFILTER_NETLINK_LOG (modprobe nfnetlink_log); only for `bypass_source: nflog`",
+            "needs CAP_NET_ADMIN and CONFIG_NETFILTER_NETLINK_LOG (modprobe nfnetlink_log); nothing depends on it yet",
         ),
     }
 }

@@ -52,7 +52,7 @@ pub struct Config {
 /// `workers` and `cores`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// One for each core that is not the bypass monitor's.
+    /// One for each core.
     Auto,
     /// This many, on the first cores.
     Count(usize),
