@@ -10,7 +10,7 @@ use super::relay::{Flow, Patience, Vigil, pump};
 use super::report::Granted;
 use super::screen::{ALERT, Screen};
 use super::session::{Next, Received, Session};
-use super::socket::Side;
+use super::socket::{Side, Socket};
 use super::upstream::Upstream;
 use super::watchdog::Aim;
 use crate::destination::Destination;
@@ -22,7 +22,7 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// How long a tunnel is silent before TCP asks whether the peer is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-impl Session {
+impl Session<Socket> {
     /// Serves a CONNECT. A refused one ends the connection (RFC 9931).
     pub(super) async fn connect(&mut self, mut received: Received, destination: Destination) -> Next {
         let (upstream, granted, protocol) = match self.open(&received, &destination).await {
@@ -44,7 +44,7 @@ impl Session {
         &mut self,
         received: &Received,
         destination: &Destination,
-    ) -> Result<(Upstream, Granted, Protocol), Refusal> {
+    ) -> Result<(Upstream<Socket>, Granted, Protocol), Refusal> {
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
         self.within_rate()?;
@@ -64,11 +64,11 @@ impl Session {
         &self,
         received: Received,
         destination: &Destination,
-        upstream: Upstream,
+        upstream: Upstream<Socket>,
         granted: &Granted,
     ) -> Next {
         let (up, down) = self.flows();
-        upstream.socket.keep_alive(KEEP_ALIVE);
+        upstream.side.keep_alive(KEEP_ALIVE);
         self.client.keep_alive(KEEP_ALIVE);
         let screen = granted.verifies_sni().then(|| Screen::new(&destination.host));
         let early = (received.inbox, self.core.means.buffers.take());
@@ -88,20 +88,22 @@ impl Session {
         self.tell_closed(destination, &upstream, granted, (&up, &down), received.at, outcome.as_ref().err());
         if refused.is_some() { Next::Linger } else { Next::Close }
     }
+}
 
+impl<C: Side> Session<C> {
     /// The relay itself. `early` is what was read of the client and of the origin before: it goes first.
     pub(super) async fn relay(
         &self,
         early: (Buffer, Buffer),
-        upstream: &Upstream,
+        upstream: &Upstream<impl Side>,
         flows: (&Flow, &Flow),
         screen: Option<&Screen<'_>>,
     ) -> io::Result<()> {
         let limits = &self.core.limits;
         let patience = Patience { idle: limits.idle_tunnel, half_closed: limits.half_closed_linger };
         let vigil = Vigil::new(&self.watch, patience);
-        self.watch.set_upstream(Some(&upstream.socket));
-        let (client, origin) = (&self.client, &upstream.socket);
+        self.watch.set_upstream(Some(&upstream.side));
+        let (client, origin) = (&self.client, &upstream.side);
         let up = async {
             let early = match screen {
                 Some(screen) => self.screen(screen, early.0).await?,
@@ -116,7 +118,7 @@ impl Session {
             if screen.and_then(Screen::verdict).is_none() {
                 self.client.reset_on_close();
             }
-            upstream.socket.reset_on_close();
+            upstream.side.reset_on_close();
         }
         self.watch.set_upstream(None);
         outcome.map(drop)

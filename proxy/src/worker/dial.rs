@@ -8,15 +8,15 @@ use std::sync::Arc;
 use super::Core;
 use super::race::{interleave, race};
 use super::refusal::Refusal;
-use super::socket::Socket;
-use super::upstream::Upstream;
+use super::socket::{Side, Socket};
+use super::upstream::{Upstream, Upstreams};
 use crate::destination::Host;
 use crate::policy::{AddressRule, Permit};
 use crate::sandbox::Sandbox;
 
 impl Core {
     /// Dials what the permit permits. Taking the permit by value is what makes a dial without one impossible.
-    pub(super) async fn dial(&self, permit: Permit<'_>) -> Result<Upstream, Refusal> {
+    pub(super) async fn dial(&self, permit: Permit<'_>) -> Result<Upstream<Socket>, Refusal> {
         let destination = permit.destination();
         let rule = permit.address_rule();
         let addresses = match &destination.host {
@@ -28,14 +28,19 @@ impl Core {
         };
         let dialled = race(&addresses, |address| self.attempt(address), monoio::time::sleep).await;
         self.measures.upstream_dialled.increment(1);
-        let (socket, address) = dialled.map_err(|error| Refusal::dial(&error))?;
-        Ok(Upstream { socket, address })
+        let (side, address) = dialled.map_err(|error| Refusal::dial(&error))?;
+        Ok(Upstream { side, address })
     }
 
     /// A connection kept from an earlier request that this permit could have made. It was dialled under another one,
     /// maybe of another rule or policy, so its address is held against this one.
-    pub(super) fn reuse(&self, sandbox: &Arc<Sandbox>, permit: &Permit<'_>) -> Option<Upstream> {
-        let upstream = self.upstreams.take(sandbox, permit.destination())?;
+    pub(super) fn reuse<O: Side>(
+        &self,
+        kept: &Upstreams<O>,
+        sandbox: &Arc<Sandbox>,
+        permit: &Permit<'_>,
+    ) -> Option<Upstream<O>> {
+        let upstream = kept.take(sandbox, permit.destination())?;
         let (ip, port) = (upstream.address.ip(), upstream.address.port());
         let checked = self.guard.load().check(ip, port, |ip, reach| permit.admits(ip, reach));
         checked.is_ok().then_some(upstream)

@@ -10,7 +10,7 @@ use super::buffers::Buffer;
 use super::refusal::{Refusal, now};
 use super::relay::Flow;
 use super::report::Granted;
-use super::session::{Next, Received, Session};
+use super::session::{Leg, Next, Received, Session};
 use super::socket::Side;
 use super::upstream::Upstream;
 use super::watchdog::{Aim, Cause};
@@ -45,21 +45,21 @@ enum Answered {
 }
 
 /// A request on its way, with the connection it goes over.
-pub(super) struct Exchange<'s> {
-    session: &'s Session,
+pub(super) struct Exchange<'s, C: Leg> {
+    session: &'s Session<C>,
     destination: &'s Destination,
     granted: Granted,
-    upstream: Upstream,
+    upstream: Upstream<C::Origin>,
     up: Flow,
     down: Flow,
 }
 
-impl<'s> Exchange<'s> {
+impl<'s, C: Leg> Exchange<'s, C> {
     pub(super) fn new(
-        session: &'s Session,
+        session: &'s Session<C>,
         destination: &'s Destination,
         granted: Granted,
-        upstream: Upstream,
+        upstream: Upstream<C::Origin>,
     ) -> Self {
         let (up, down) = session.flows();
         Self { session, destination, granted, upstream, up, down }
@@ -76,10 +76,10 @@ impl<'s> Exchange<'s> {
         behind.extend_from_slice(received.inbox.get(head.len..).unwrap_or_default());
         let early = upload.take_buffered(&mut behind, &mut out);
         let early = early.map_err(|fault| Broken::Unanswered(fault.into()))?;
-        self.session.watch.set_upstream(Some(&self.upstream.socket));
+        self.session.watch.set_upstream(Some(&self.upstream.side));
         self.session.watch.arm(self.session.core.limits.first_byte, Aim::Upstream);
         // An origin that answers and closes without listening is heard all the same.
-        let sent = self.upstream.socket.write_all(&out).await.is_ok();
+        let sent = self.upstream.side.write_all(&out).await.is_ok();
         self.up.add_copied(early);
         out.clear();
         let mut answer =
@@ -99,7 +99,7 @@ impl<'s> Exchange<'s> {
                 let whole = upload.has_ended();
                 if reusable && whole && inbox.is_empty() {
                     let Self { session, destination, upstream, .. } = self;
-                    session.core.upstreams.keep(&session.sandbox, destination, upstream);
+                    C::upstreams(&session.core).keep(&session.sandbox, destination, upstream);
                 }
                 match (client_open, whole) {
                     (true, true) => Next::Request,
@@ -117,14 +117,14 @@ impl<'s> Exchange<'s> {
     /// The rest of the request's body goes up while the answer, should it come early, comes down.
     async fn both_ways(
         &self,
-        answer: &mut Answer<'_, '_>,
+        answer: &mut Answer<'_, '_, C>,
         behind: &mut Buffer,
         upload: &mut Body,
         progress: &Progress,
     ) -> Result<Answered, Broken> {
         // Whichever side it is that an upload waits for, the client can still be told.
         let passage = self.passage(&self.up, (Aim::ClientRead, Aim::Upstream));
-        let mut up = pin!(passage.carry(&self.session.client, &self.upstream.socket, behind, upload));
+        let mut up = pin!(passage.carry(&self.session.client, &self.upstream.side, behind, upload));
         let mut down = pin!(answer.pass_on(progress));
         monoio::select! {
             uploaded = &mut up => match uploaded {
@@ -205,8 +205,8 @@ struct Progress {
 }
 
 /// The origin's answer on its way to the client.
-struct Answer<'e, 's> {
-    exchange: &'e Exchange<'s>,
+struct Answer<'e, 's, C: Leg> {
+    exchange: &'e Exchange<'s, C>,
     head: &'e RequestHead,
     /// The octets of the request's head.
     request: &'e [u8],
@@ -216,7 +216,7 @@ struct Answer<'e, 's> {
     heard: bool,
 }
 
-impl Answer<'_, '_> {
+impl<C: Leg> Answer<'_, '_, C> {
     /// Interim answers, then the final one to its end.
     async fn pass_on(&mut self, progress: &Progress) -> Result<Answered, Broken> {
         let mut reader = ResponseReader::new(self.exchange.session.core.head_limits());
@@ -250,11 +250,11 @@ impl Answer<'_, '_> {
                     return Ok(head);
                 }
             }
-            if let Err(error) = upstream.socket.readable().await {
+            if let Err(error) = upstream.side.readable().await {
                 return Err(self.exchange.unanswered(Some(error), self.heard));
             }
             let mut scratch = session.core.means.scratch.borrow_mut();
-            match upstream.socket.try_read(&mut scratch) {
+            match upstream.side.try_read(&mut scratch) {
                 Ok(Some(0)) => return Err(self.exchange.unanswered(None, self.heard)),
                 Ok(Some(count)) => {
                     self.heard = true;
@@ -295,7 +295,7 @@ impl Answer<'_, '_> {
             exchange.down.add_copied(*count);
         }
         early?;
-        let (origin, client) = (&exchange.upstream.socket, &exchange.session.client);
+        let (origin, client) = (&exchange.upstream.side, &exchange.session.client);
         let carried = exchange
             .passage(&exchange.down, (Aim::Both, Aim::Both))
             .carry(origin, client, &mut self.inbox, &mut body)

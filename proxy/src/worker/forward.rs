@@ -9,14 +9,14 @@ use super::buffers::Buffer;
 use super::exchange::{Broken, Exchange};
 use super::refusal::Refusal;
 use super::report::Granted;
-use super::session::{Next, Received, Session};
+use super::session::{Leg, Next, Received, Session};
 use super::upstream::Upstream;
 use crate::destination::Destination;
 use crate::http::fault::Fault;
 use crate::http::head::RequestReader;
 use crate::http::reject::Reject;
 use crate::http::rewrite;
-use crate::http::target::{self, Path, Scheme, Target};
+use crate::http::target::{self, Path, Target};
 use crate::policy::{self, Ask, Permit, Policy, Request};
 
 /// Where the requests of a connection go.
@@ -28,16 +28,16 @@ pub(super) enum Route {
     Tunnel,
 }
 
-impl Session {
+impl<C: Leg> Session<C> {
     /// Serves the requests inside a tunnel whose policy judges them; the first one over the connection that was dialled
     /// for it.
     pub(super) async fn inspect(
         &mut self,
         tunnel: Received,
         destination: &Destination,
-        upstream: Upstream,
+        upstream: Upstream<C::Origin>,
     ) -> Next {
-        self.core.upstreams.keep(&self.sandbox, destination, upstream);
+        C::upstreams(&self.core).keep(&self.sandbox, destination, upstream);
         let mut inbox = Some(tunnel.inbox);
         let mut reader = RequestReader::new(self.core.head_limits());
         loop {
@@ -95,14 +95,15 @@ impl Session {
         loop {
             let (permit, head) = self.judge(received, destination, &policy, route)?;
             let granted = Granted::of(&permit);
-            let kept = if fresh { None } else { self.core.reuse(&self.sandbox, &permit) };
+            let kept =
+                if fresh { None } else { self.core.reuse(C::upstreams(&self.core), &self.sandbox, &permit) };
             let reused = kept.is_some();
             let upstream = match kept {
                 Some(upstream) => {
                     self.core.measures.upstream_reused.increment(1);
                     upstream
                 }
-                None => self.core.dial(permit).await?,
+                None => C::reach(self, permit).await?,
             };
             let exchange = Exchange::new(self, destination, granted, upstream);
             match exchange.run(received, head).await {
@@ -125,7 +126,7 @@ impl Session {
     ) -> Result<(Permit<'a>, Buffer), Refusal> {
         let (head, octets) = (&received.head, received.inbox.as_slice());
         let path = match route {
-            Route::Tunnel => target::in_tunnel(head, octets, destination, Scheme::Http)?,
+            Route::Tunnel => target::in_tunnel(head, octets, destination, C::SCHEME)?,
             Route::Anywhere => match target::on_proxy(head, octets)? {
                 Target::Forward(_, path) => path,
                 Target::Tunnel(_) => return Err(Fault::NestedConnect.into()),
@@ -137,7 +138,7 @@ impl Session {
         let mut out = self.core.means.buffers.take();
         let how = rewrite::Upstream {
             destination,
-            default_port: target::HTTP_PORT,
+            default_port: C::SCHEME.default_port(),
             path: Path { path: permit.rewritten_path().unwrap_or(path.path), query: path.query },
             via: Some(&self.core.pseudonym),
             upgrade: true,

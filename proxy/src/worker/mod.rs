@@ -203,7 +203,7 @@ pub(crate) struct Core {
     pub(crate) means: relay::Means,
     pub(crate) watchdog: Watchdog,
     pub(crate) names: names::NameCache,
-    pub(crate) upstreams: upstream::Upstreams,
+    pub(crate) upstreams: upstream::Upstreams<socket::Socket>,
     pub(crate) scans: Pending<Arc<Identity>>,
     pub(crate) hashes: Pending<Option<Digest>>,
     pub(crate) images: Arc<Images>,

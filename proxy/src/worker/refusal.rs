@@ -83,7 +83,11 @@ impl Refusal {
     }
 
     /// What the client may do about it.
-    pub(super) fn hint(&self, session: &Session, destination: Option<&Destination>) -> Option<String> {
+    pub(super) fn hint(
+        &self,
+        session: &Session<impl Side>,
+        destination: Option<&Destination>,
+    ) -> Option<String> {
         if let Some(deny) = &self.deny {
             return Some(policy::hint(deny, session.core.refusal_hint.as_deref()));
         }
@@ -117,7 +121,7 @@ fn address_hint(class: Class, destination: &str) -> String {
     }
 }
 
-impl Session {
+impl<C: Side> Session<C> {
     /// Refuses a CONNECT, which always ends the connection (RFC 9931).
     pub(super) async fn refuse_tunnel(&self, destination: &Destination, refusal: Refusal) -> Next {
         self.refuse(Some(destination), Some(Method::Connect), None, &refusal).await;

@@ -9,6 +9,7 @@ use super::Core;
 use super::refusal::Refusal;
 use super::relay::Flow;
 use super::session::Session;
+use super::socket::Side;
 use super::upstream::Upstream;
 use crate::destination::{Destination, Host};
 use crate::event::journal::Urgency;
@@ -68,9 +69,14 @@ impl Core {
     }
 }
 
-impl Session {
+impl<C> Session<C> {
     /// A CONNECT was granted and dialled.
-    pub(super) fn tell_connect(&self, destination: &Destination, upstream: &Upstream, granted: &Granted) {
+    pub(super) fn tell_connect(
+        &self,
+        destination: &Destination,
+        upstream: &Upstream<impl Side>,
+        granted: &Granted,
+    ) {
         self.sandbox.measures().connects_allowed.increment(1);
         let host = text_of(&destination.host);
         let mut event = self.event(Kind::ConnectAllowed, destination, &host);
@@ -85,7 +91,7 @@ impl Session {
     pub(super) fn tell_request(
         &self,
         destination: &Destination,
-        upstream: &Upstream,
+        upstream: &Upstream<impl Side>,
         granted: &Granted,
         request: (&RequestHead, &[u8]),
         status: u16,
@@ -107,7 +113,7 @@ impl Session {
     pub(super) fn tell_closed(
         &self,
         destination: &Destination,
-        upstream: &Upstream,
+        upstream: &Upstream<impl Side>,
         granted: &Granted,
         (up, down): (&Flow, &Flow),
         began: Instant,

@@ -52,7 +52,7 @@ impl<'a> Screen<'a> {
     }
 }
 
-impl Session {
+impl<C: Side> Session<C> {
     /// Reads on behind `early` until it is clear what the client speaks; returns all that was read, to be sent on.
     pub(super) async fn screen(&self, screen: &Screen<'_>, mut early: Buffer) -> io::Result<Buffer> {
         let mut reader = HelloReader::default();

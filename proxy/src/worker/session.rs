@@ -10,15 +10,16 @@ use super::forward::Route;
 use super::refusal::{Refusal, turn_away};
 use super::relay::since_start;
 use super::socket::{Side, Socket};
+use super::upstream::{Upstream, Upstreams};
 use super::watchdog::{Aim, Cause, Watch};
 use super::who::Caller;
 use super::{Behind, Core};
 use crate::destination::Destination;
 use crate::http::head::{RequestHead, RequestReader};
 use crate::http::reject::Reject;
-use crate::http::target::{self, Target};
+use crate::http::target::{self, Scheme, Target};
 use crate::measures::Counted;
-use crate::policy::Asker;
+use crate::policy::{Asker, Permit};
 use crate::sandbox::Sandbox;
 
 /// How long a connection that was answered with a refusal is read on, so that the answer is not lost in a reset.
@@ -27,16 +28,44 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_OCTETS_MAX: usize = 256 << 10;
 
 /// What the parts of a session share.
-pub(super) struct Session {
+pub(super) struct Session<C> {
     pub(super) core: Rc<Core>,
     pub(super) sandbox: Arc<Sandbox>,
-    pub(super) client: Socket,
+    pub(super) client: C,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) watch: Rc<Watch>,
     pub(super) caller: Option<Caller>,
     /// The last destination, so that the next request to it allocates nothing.
     pub(super) destination: Option<Destination>,
+}
+
+/// A client's side whose requests are served: how its origins are reached, and over what.
+///
+/// One engine serves all kinds; a kind says only where its upstream connections come from.
+pub(super) trait Leg: Side + Sized {
+    /// The side of the origin.
+    type Origin: Side;
+    /// What a request inside a tunnel of this kind means by its default port.
+    const SCHEME: Scheme;
+
+    /// The connections kept for the next request.
+    fn upstreams(core: &Core) -> &Upstreams<Self::Origin>;
+    /// A new connection to what the permit permits.
+    async fn reach(session: &Session<Self>, permit: Permit<'_>) -> Result<Upstream<Self::Origin>, Refusal>;
+}
+
+impl Leg for Socket {
+    type Origin = Self;
+    const SCHEME: Scheme = Scheme::Http;
+
+    fn upstreams(core: &Core) -> &Upstreams<Self> {
+        &core.upstreams
+    }
+
+    async fn reach(session: &Session<Self>, permit: Permit<'_>) -> Result<Upstream<Self>, Refusal> {
+        session.core.dial(permit).await
+    }
 }
 
 /// What becomes of a connection after a request.
@@ -78,7 +107,7 @@ pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: So
     session.serve().await;
 }
 
-impl Session {
+impl Session<Socket> {
     async fn serve(&mut self) {
         let mut reader = RequestReader::new(self.core.head_limits());
         let mut inbox: Option<Buffer> = None;
@@ -99,6 +128,30 @@ impl Session {
         }
     }
 
+    /// Serves one request. The buffer that comes back holds what was read behind it.
+    async fn request(&mut self, received: Received) -> (Next, Option<Buffer>) {
+        let destination = match target::on_proxy(&received.head, &received.inbox) {
+            Ok(Target::Tunnel(authority)) => {
+                let destination = authority.to_destination(0);
+                return (self.connect(received, destination).await, None);
+            }
+            Ok(Target::Forward(authority, _)) => match self.destination.take() {
+                Some(last) if authority.is(&last, target::HTTP_PORT) => last,
+                _ => authority.to_destination(target::HTTP_PORT),
+            },
+            Err(fault) => {
+                let request = Some((&received.head, received.inbox.as_slice()));
+                self.refuse_request(None, request, fault.into()).await;
+                return (Next::Linger, None);
+            }
+        };
+        let served = self.serve_request(received, &destination, Route::Anywhere).await;
+        self.destination = Some(destination);
+        served
+    }
+}
+
+impl<C: Side> Session<C> {
     /// The next head; `None` when the client has nothing more to ask. An idle connection holds no buffer.
     pub(super) async fn read_head(
         &self,
@@ -144,28 +197,6 @@ impl Session {
         }
     }
 
-    /// Serves one request. The buffer that comes back holds what was read behind it.
-    async fn request(&mut self, received: Received) -> (Next, Option<Buffer>) {
-        let destination = match target::on_proxy(&received.head, &received.inbox) {
-            Ok(Target::Tunnel(authority)) => {
-                let destination = authority.to_destination(0);
-                return (self.connect(received, destination).await, None);
-            }
-            Ok(Target::Forward(authority, _)) => match self.destination.take() {
-                Some(last) if authority.is(&last, target::HTTP_PORT) => last,
-                _ => authority.to_destination(target::HTTP_PORT),
-            },
-            Err(fault) => {
-                let request = Some((&received.head, received.inbox.as_slice()));
-                self.refuse_request(None, request, fault.into()).await;
-                return (Next::Linger, None);
-            }
-        };
-        let served = self.serve_request(received, &destination, Route::Anywhere).await;
-        self.destination = Some(destination);
-        served
-    }
-
     /// Counts one request against the sandbox' rate.
     pub(super) fn within_rate(&self) -> Result<(), Refusal> {
         if self.sandbox.may_request(since_start()) { Ok(()) } else { Err(Reject::TooManyRequests.into()) }
@@ -179,7 +210,7 @@ impl Session {
 
 /// Ends a connection that was refused, reading on for a moment: closing with unread bytes would reset it, and the client
 /// might never see why.
-pub(super) async fn linger(core: &Core, client: &Socket, watch: &Watch) {
+pub(super) async fn linger(core: &Core, client: &impl Side, watch: &Watch) {
     let _ = client.shutdown_write();
     watch.arm(LINGER, Aim::Both);
     let mut left = LINGER_OCTETS_MAX;

@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 /// One side of a session: a byte stream driven by readiness. TLS is one more side, not a second engine (decision 11).
-pub(crate) trait Side {
+pub(crate) trait Side: AsRawFd {
     /// Waits until a read has something to say: bytes, end or error.
     async fn readable(&self) -> io::Result<()>;
     /// Waits until a write can take bytes or fails.
@@ -27,6 +27,10 @@ pub(crate) trait Side {
     fn shutdown_write(&self) -> io::Result<()>;
     /// The descriptor, when its bytes are the session's bytes and may be spliced.
     fn raw(&self) -> Option<BorrowedFd<'_>>;
+    /// Whether a read would find something at once: bytes, the end or an error.
+    fn has_news(&self) -> bool;
+    /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
+    fn reset_on_close(&self);
 
     /// Writes everything.
     async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
@@ -80,20 +84,9 @@ impl Socket {
         let _ = SockRef::from(self).set_tcp_keepalive(&keepalive);
     }
 
-    /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
-    pub(crate) fn reset_on_close(&self) {
-        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
-
     /// This side's own address.
     pub(crate) fn local(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
-    }
-
-    /// Whether a read would find something at once: bytes, the end or an error.
-    pub(crate) fn has_news(&self) -> bool {
-        let mut one = [0; 1];
-        !matches!(recv(self.fd, &mut one, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN))
     }
 }
 
@@ -134,6 +127,15 @@ impl Side for Socket {
 
     fn raw(&self) -> Option<BorrowedFd<'_>> {
         Some(self.as_fd())
+    }
+
+    fn has_news(&self) -> bool {
+        let mut one = [0; 1];
+        !matches!(recv(self.fd, &mut one, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN))
+    }
+
+    fn reset_on_close(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::socket::Socket;
+use super::socket::Side;
 use crate::destination::Destination;
 use crate::limits::Limits;
 use crate::sandbox::Sandbox;
@@ -19,37 +19,37 @@ const PER_DESTINATION_MAX: usize = 64;
 const ALL_MAX: usize = 1024;
 
 /// An upstream connection.
-pub(super) struct Upstream {
-    pub(super) socket: Socket,
+pub(super) struct Upstream<O> {
+    pub(super) side: O,
     pub(super) address: SocketAddr,
 }
 
-struct Idle {
-    upstream: Upstream,
+struct Idle<O> {
+    upstream: Upstream<O>,
     sandbox: *const Sandbox,
     since: Instant,
 }
 
-/// The idle connections of one worker.
-pub(crate) struct Upstreams {
+/// The idle connections of one worker, of one kind: what is inside TLS is no plaintext connection.
+pub(crate) struct Upstreams<O> {
     limits: Arc<Limits>,
-    idle: RefCell<HashMap<Destination, Vec<Idle>>>,
+    idle: RefCell<HashMap<Destination, Vec<Idle<O>>>>,
 }
 
-impl Upstreams {
+impl<O: Side> Upstreams<O> {
     pub(crate) fn new(limits: Arc<Limits>) -> Self {
         Self { limits, idle: RefCell::default() }
     }
 
     /// A connection to `destination` that was dialled for `sandbox` and is still good; the one used last.
-    pub(super) fn take(&self, sandbox: &Arc<Sandbox>, destination: &Destination) -> Option<Upstream> {
+    pub(super) fn take(&self, sandbox: &Arc<Sandbox>, destination: &Destination) -> Option<Upstream<O>> {
         let owner = Arc::as_ptr(sandbox);
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(destination)?;
         while let Some(index) = kept.iter().rposition(|idle| idle.sandbox == owner) {
             let Idle { upstream, .. } = kept.remove(index);
             // Closed meanwhile, or bytes nobody asked for.
-            if !upstream.socket.has_news() {
+            if !upstream.side.has_news() {
                 return Some(upstream);
             }
         }
@@ -57,7 +57,7 @@ impl Upstreams {
     }
 
     /// Keeps a connection whose last response has been read to its end.
-    pub(super) fn keep(&self, sandbox: &Arc<Sandbox>, destination: &Destination, upstream: Upstream) {
+    pub(super) fn keep(&self, sandbox: &Arc<Sandbox>, destination: &Destination, upstream: Upstream<O>) {
         let mut idle = self.idle.borrow_mut();
         let total: usize = idle.values().map(Vec::len).sum();
         if total >= ALL_MAX {

@@ -22,7 +22,7 @@ pub(super) struct Caller {
     sha256: Option<String>,
 }
 
-impl Session {
+impl<C> Session<C> {
     /// Finds out who is asking, unless that is known or not wanted.
     pub(super) async fn identify(&mut self, policy: &Policy) {
         if let Some(mut caller) = self.caller.take() {
@@ -43,7 +43,7 @@ impl Session {
     }
 }
 
-impl Session {
+impl<C> Session<C> {
     /// Has the program's image hashed: waiting for it where the policy pins a hash, else on the side, for events to come.
     async fn hash(&self, caller: &mut Caller, policy: &Policy) {
         let pinned = policy.pins_hashes();
