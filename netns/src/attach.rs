@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::fence::{InnerFence, LogPrefix};
 use crate::links::Lacking;
 use crate::nf_log::{self, LoggingOn};
-use crate::sandbox::{Fenced, Spec};
+use crate::sandbox::{self, Fenced, Spec};
 use crate::state::{Claim, Guard, Record, RecordedNamespace, StateDir};
 use crate::{Error, Kind, LogToken, NamespaceId, SandboxName, enter, namespace, removal};
 
@@ -86,6 +86,7 @@ fn claim(
             return Ok((remains, Some(record.added)));
         }
         drop(guard);
+        sandbox::refuse_if_kept(&remains)?;
         removal::tear_down(state, remains)?;
         if let Some(claim) = state.lock()?.claim(name)? {
             return Ok((claim, None));
@@ -119,6 +120,7 @@ fn fence(
     let fence = InnerFence { proxy, prefix, limit: spec.log_limit, has_links: true };
     let path = claim.netns_path();
     let mut record = Record::new(Kind::Attached, token, spec.proxy_address)?;
+    record.kept = spec.kept;
     record.namespace = Some(namespace);
     enter::inside(netns.as_fd(), || {
         let lacking = Lacking::in_own_namespace(proxy)?;

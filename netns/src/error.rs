@@ -30,6 +30,13 @@ pub enum Error {
         owner: String,
     },
 
+    /// The name is that of a sandbox that waits for its daemon.
+    #[error(
+        "sandbox {0} is kept, with what runs in it, for the daemon that made it: start the daemon and see `sluice sandbox ls`, \
+         or choose another name"
+    )]
+    Kept(SandboxName),
+
     /// A text that cannot name a guarded link.
     #[error(
         "{0:?} cannot name a sandbox's link: 1 to 15 printable characters, none of / : * \" \\ or blank, and not lo"

@@ -19,6 +19,9 @@
 //! 5. [`Sandbox::destroy`] kills what still runs inside (`processes.rs`), unmounts, removes and unlocks. If the
 //!    owner dies first, the lock is free and [`sweep`] (`sweep.rs`) does the same later, and only for the dead.
 //!
+//! A daemon's sandboxes are kept: no sweep removes them, and its successor takes each over as it is
+//! ([`Sandbox::adopt`], `adopt.rs`).
+//!
 //! Sandboxes that have links of their own also need [`HostFence`] (`fence/host.rs`), one table for all of them.
 //!
 //! [`probe`] answers beforehand whether a host can do all this. Every bound is named in [`limits`].
@@ -35,6 +38,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adopt;
 mod attach;
 mod enter;
 mod error;
@@ -63,5 +67,5 @@ pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;
 pub use sandbox::{Kind, Sandbox, Spec};
-pub use sweep::{Outcome, Swept, sweep};
+pub use sweep::{Outcome, Swept, discard, kept, sweep};
 pub use token::LogToken;

@@ -52,7 +52,7 @@ pub(crate) fn fences_living_processes(claim: &Claim) -> Result<bool, Error> {
     Ok(!processes::in_namespace(NamespaceId::of_fd(netns.as_fd())?)?.is_empty())
 }
 
-fn find_namespace(claim: &Claim, record: &Record) -> Result<Option<OwnedFd>, Error> {
+pub(crate) fn find_namespace(claim: &Claim, record: &Record) -> Result<Option<OwnedFd>, Error> {
     match namespace::open(&claim.netns_path())? {
         Some(pinned) => Ok(Some(pinned)),
         None => find_unpinned(record),

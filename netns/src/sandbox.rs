@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::adopt;
 use crate::attach::{self, Target};
 use crate::fence::{self, Counters, InnerFence, LogLimit, LogPrefix};
 use crate::nf_log::{self, LoggingOn};
@@ -26,6 +27,9 @@ pub struct Spec {
     pub proxy_address: SocketAddr,
     /// How much of what is refused may be written to the kernel log. Refusing and counting know no limit.
     pub log_limit: LogLimit,
+    /// Whether the sandbox outlives its owner: no sweep removes it, and a successor takes it over with
+    /// [`Sandbox::adopt`]. A daemon's are kept, so that its restart ends no workload.
+    pub kept: bool,
 }
 
 impl Spec {
@@ -36,6 +40,7 @@ impl Spec {
             state_dir: PathBuf::from("/run/sluice"),
             proxy_address: SocketAddr::from((Ipv4Addr::new(10, 200, 0, 1), 3128)),
             log_limit: LogLimit::default(),
+            kept: false,
         }
     }
 }
@@ -57,6 +62,7 @@ pub struct Sandbox {
     kind: Kind,
     proxy_address: SocketAddr,
     token: LogToken,
+    log_limit: LogLimit,
     netns: OwnedFd,
     id: NamespaceId,
     state: StateDir,
@@ -100,11 +106,22 @@ impl Sandbox {
         Ok(Self::living(spec, Kind::Attached, state, claim, fenced))
     }
 
+    /// Takes over a kept sandbox whose owner is gone, as it is: what runs in it stays fenced throughout and its counts
+    /// go on. A fence that is not as it should be is replaced in one transaction, and the second value says in what
+    /// it differed. `None` if nothing of that name was kept since the machine started.
+    pub fn adopt(spec: &Spec) -> Result<Option<(Self, Option<String>)>, Error> {
+        let state = StateDir::new(&spec.state_dir);
+        Ok(adopt::adopt(&state, spec)?.map(|adopted| {
+            (Self::living(spec, adopted.kind, state, adopted.claim, adopted.fenced), adopted.difference)
+        }))
+    }
+
     fn living(spec: &Spec, kind: Kind, state: StateDir, claim: Claim, fenced: Fenced) -> Self {
         Self {
             kind,
             proxy_address: spec.proxy_address,
             token: fenced.token,
+            log_limit: spec.log_limit,
             netns: fenced.netns,
             id: fenced.id,
             state,
@@ -183,6 +200,24 @@ impl Sandbox {
         self.tear_down()
     }
 
+    /// Gives the sandbox up without changing anything in it: what runs inside stays fenced. A kept one waits for
+    /// [`Sandbox::adopt`], any other for a sweep.
+    pub fn release(mut self) -> Result<(), Error> {
+        self.held.take().map_or(Ok(()), |held| held.logging.release())
+    }
+
+    /// Reads the fence inside back from the kernel; [`Error::FenceDiffers`] or [`Error::NftRefused`] if it is not as
+    /// it was loaded.
+    pub fn check_fence(&self) -> Result<(), Error> {
+        let fence = InnerFence {
+            proxy: self.proxy_address.ip(),
+            prefix: self.log_prefix(),
+            limit: self.log_limit,
+            has_links: self.kind == Kind::Attached,
+        };
+        enter::inside(self.netns(), || fence.check_own())?
+    }
+
     fn tear_down(&mut self) -> Result<(), Error> {
         let Some(Held { claim, logging }) = self.held.take() else { return Ok(()) };
         // The log setting is given back also when a process would not die.
@@ -216,6 +251,7 @@ fn claim(state: &StateDir, name: &SandboxName) -> Result<Claim, Error> {
     };
     // Without the guard: killing what a dead owner left may take a while.
     if let Some(remains) = remains {
+        refuse_if_kept(&remains)?;
         removal::tear_down(state, remains)?;
     }
     let guard = state.lock()?;
@@ -223,6 +259,14 @@ fn claim(state: &StateDir, name: &SandboxName) -> Result<Claim, Error> {
         return Ok(claim);
     }
     Err(guard.exists(name)?)
+}
+
+/// A kept sandbox is its next owner's: whoever only wants its name must not end what runs in it.
+pub(crate) fn refuse_if_kept(remains: &Claim) -> Result<(), Error> {
+    match remains.read_record()? {
+        Some(record) if record.is_kept()? => Err(Error::Kept(remains.name().clone())),
+        _ => Ok(()),
+    }
 }
 
 /// A namespace behind a fence that was read back.
@@ -238,6 +282,7 @@ fn make(spec: &Spec, claim: &Claim) -> Result<Fenced, Error> {
     let logging = nf_log::HOST.ensure()?;
     // Noted before the namespace is pinned: a sweeper kills only in what is known to be made by us.
     let mut record = Record::new(Kind::Made, token, spec.proxy_address)?;
+    record.kept = spec.kept;
     claim.write_record(&record)?;
     let fence = InnerFence {
         proxy: spec.proxy_address.ip(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::state::{Claim, StateDir};
+use crate::state::{Claim, Record, StateDir};
 use crate::{Error, SandboxName, nf_log, removal};
 
 /// A sandbox whose owner was found dead.
@@ -31,7 +31,7 @@ pub enum Outcome {
 
 /// Removes every sandbox under `state_dir` whose owner is dead: kills the processes in it, unmounts and removes.
 ///
-/// Living owners' sandboxes, attached namespaces in which something still runs ([`Outcome::KeptFenced`]) and
+/// Living owners' sandboxes, kept ones ([`crate::Spec::kept`]), attached namespaces in which something still runs ([`Outcome::KeptFenced`]) and
 /// everything else on the host are left alone. Also restores the kernel's log setting
 /// if no sandbox lives any more. Safe to call at any time, from several processes at once.
 pub fn sweep(state_dir: &Path) -> Result<Vec<Swept>, Error> {
@@ -42,11 +42,53 @@ pub fn sweep(state_dir: &Path) -> Result<Vec<Swept>, Error> {
     Ok(swept)
 }
 
-/// Takes over all sandboxes whose lock is free.
+/// The names of the kept sandboxes under `state_dir` that have no living owner, in order.
+pub fn kept(state_dir: &Path) -> Result<Vec<SandboxName>, Error> {
+    let state = StateDir::new(state_dir);
+    if !state.exists() {
+        return Ok(Vec::new());
+    }
+    let guard = state.lock()?;
+    let mut kept = Vec::new();
+    for name in guard.names()? {
+        let record = guard.read_record(&name)?;
+        if record.as_ref().map_or(Ok(false), Record::is_kept)? && guard.take_if_ownerless(&name)?.is_some() {
+            kept.push(name);
+        }
+    }
+    Ok(kept)
+}
+
+/// Removes the kept sandbox `name`, which has no living owner, and ends what runs in it if it was made. `None` if
+/// there is no such sandbox.
+pub fn discard(state_dir: &Path, name: &SandboxName) -> Result<Option<Swept>, Error> {
+    let state = StateDir::new(state_dir);
+    if !state.exists() {
+        return Ok(None);
+    }
+    let claimed = {
+        let guard = state.lock()?;
+        if !guard.names()?.contains(name) {
+            return Ok(None);
+        }
+        guard.take_if_ownerless(name)?
+    };
+    let Some(claim) = claimed else { return Err(state.lock()?.exists(name)?) };
+    let owner = claim.read_record()?.map(|record| record.pid);
+    let outcome = removal::tear_down(&state, claim).map(|killed| Outcome::Removed { killed });
+    nf_log::HOST.restore_if_unused()?;
+    Ok(Some(Swept { name: name.clone(), owner, outcome }))
+}
+
+/// Takes over all sandboxes whose lock is free and which nobody is to inherit.
 fn claim_dead(state: &StateDir) -> Result<Vec<(Claim, Option<u32>)>, Error> {
     let guard = state.lock()?;
     let mut dead = Vec::new();
     for name in guard.names()? {
+        let record = guard.read_record(&name)?;
+        if record.as_ref().map_or(Ok(false), Record::is_kept)? {
+            continue;
+        }
         if let Some(claim) = guard.take_if_ownerless(&name)? {
             dead.push((claim, guard.read_record(&name)?.map(|record| record.pid)));
         }

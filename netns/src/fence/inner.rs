@@ -65,6 +65,11 @@ impl InnerFence {
         nft::load_into_own(&table, &table.replace())
     }
 
+    /// Reads the fence of the calling thread's namespace back; an error if it is not this one.
+    pub(crate) fn check_own(&self) -> Result<(), Error> {
+        nft::check_own(&self.table())
+    }
+
     fn table(&self) -> FenceTable {
         let mut table = TableBuilder::new(NfFamily::INet, TABLE);
         for (_, _, counter) in PROTOCOLS {

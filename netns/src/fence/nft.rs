@@ -18,6 +18,11 @@ const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
 /// Runs `transaction`, which shall make `table` in the calling thread's namespace, and reads the table back.
 pub(super) fn load_into_own(table: &FenceTable, transaction: &Nftables<'_>) -> Result<(), Error> {
     run_transaction(transaction, "load the fence")?;
+    check_own(table)
+}
+
+/// Reads `table` back from the calling thread's namespace.
+pub(super) fn check_own(table: &FenceTable) -> Result<(), Error> {
     let found = list_table(table.family, table.name)?;
     let asked: Vec<Value> =
         table.objects.iter().filter_map(|object| serde_json::to_value(object).ok()).collect();

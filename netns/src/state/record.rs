@@ -31,6 +31,9 @@ pub(crate) struct Record {
     /// What an attached namespace lacked and was given. Noted before it is given.
     #[serde(default)]
     pub(crate) added: Lacking,
+    /// Whether it waits for its next owner when this one dies.
+    #[serde(default)]
+    pub(crate) kept: bool,
 }
 
 /// How to know the namespace again.
@@ -54,7 +57,13 @@ impl Record {
             proxy_address,
             namespace: None,
             added: Lacking::default(),
+            kept: false,
         })
+    }
+
+    /// Whether the sandbox still waits for its next owner: after the machine started anew there is nothing to wait for.
+    pub(crate) fn is_kept(&self) -> Result<bool, Error> {
+        Ok(self.kept && self.boot == boot_id().map_err(Error::io("read", BOOT_ID))?)
     }
 }
 
