@@ -6,7 +6,7 @@ use crate::fence::{InnerFence, LogPrefix};
 use crate::links::Lacking;
 use crate::namespace;
 use crate::nf_log;
-use crate::sandbox::{Fenced, Spec};
+use crate::sandbox::{self, Fenced, Spec};
 use crate::state::{Claim, Record, RecordedNamespace, StateDir};
 use crate::{Error, Kind, NamespaceId, enter, removal};
 
@@ -73,7 +73,7 @@ fn take_over(
     record.namespace = Some(namespace);
     let path = claim.netns_path();
     let pinned = namespace::open(&path)?.is_some();
-    let difference = enter::inside(netns.as_fd(), || {
+    let (difference, counting) = enter::inside(netns.as_fd(), || {
         let lacking = Lacking::in_own_namespace(proxy)?;
         record.added = lacking.with(old.added);
         claim.write_record(&record)?;
@@ -86,8 +86,8 @@ fn take_over(
             fence.replace_in_own()?;
         }
         lacking.add(proxy)?;
-        Ok::<_, Error>(difference)
+        Ok::<_, Error>((difference, sandbox::open_counting()?))
     })??;
-    let fenced = Fenced { token: old.token, netns, id: namespace.id, logging };
+    let fenced = Fenced { token: old.token, counting, netns, id: namespace.id, logging };
     Ok(Adopted { kind: old.kind, claim, fenced, difference })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::fence::{InnerFence, LogPrefix};
+use crate::fence::{CounterSocket, InnerFence, LogPrefix};
 use crate::links::Lacking;
 use crate::nf_log::{self, LoggingOn};
 use crate::sandbox::{self, Fenced, Spec};
@@ -58,7 +58,9 @@ pub(crate) fn attach(state: &StateDir, spec: &Spec, target: &Target) -> Result<(
     let (netns, namespace) = target.open()?;
     let (claim, inherited) = claim(state, &spec.name, namespace)?;
     match fence(spec, &claim, &netns, namespace, inherited) {
-        Ok((token, logging)) => Ok((claim, Fenced { token, netns, id: namespace.id, logging })),
+        Ok((token, counting, logging)) => {
+            Ok((claim, Fenced { token, counting, netns, id: namespace.id, logging }))
+        }
         Err(error) => {
             // What was fenced before stays fenced: giving up the claim leaves it to the next attempt.
             if inherited.is_none() {
@@ -112,7 +114,7 @@ fn fence(
     netns: &OwnedFd,
     namespace: RecordedNamespace,
     inherited: Option<Lacking>,
-) -> Result<(LogToken, LoggingOn), Error> {
+) -> Result<(LogToken, CounterSocket, LoggingOn), Error> {
     let token = LogToken::random()?;
     let logging = nf_log::HOST.ensure()?;
     let proxy = spec.proxy_address.ip();
@@ -122,7 +124,7 @@ fn fence(
     let mut record = Record::new(Kind::Attached, token, spec.proxy_address)?;
     record.kept = spec.kept;
     record.namespace = Some(namespace);
-    enter::inside(netns.as_fd(), || {
+    let counting = enter::inside(netns.as_fd(), || {
         let lacking = Lacking::in_own_namespace(proxy)?;
         // Noted before anything is changed, so that a successor knows what is ours.
         record.added = lacking.with(inherited.unwrap_or_default());
@@ -132,7 +134,8 @@ fn fence(
         }
         // First the fence: a route added before it would be a way out for a moment.
         fence.replace_in_own()?;
-        lacking.add(proxy)
+        lacking.add(proxy)?;
+        sandbox::open_counting()
     })??;
-    Ok((token, logging))
+    Ok((token, counting, logging))
 }

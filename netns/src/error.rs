@@ -120,6 +120,10 @@ pub enum Error {
     )]
     FenceDiffers(String),
 
+    /// The fence of a sandbox is no longer there.
+    #[error("the fence of sandbox {0} is gone: somebody with power over its namespace removed it")]
+    FenceGone(SandboxName),
+
     /// Processes survived SIGKILL.
     #[error(
         "{} process(es) of sandbox {name} still there {waited:?} after SIGKILL (pids {pids:?}); \

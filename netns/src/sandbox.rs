@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt;
 use crate::attach::{self, Target};
-use crate::fence::{self, Counters, InnerFence, LogLimit, LogPrefix};
+use crate::fence::{self, CounterSocket, Counters, InnerFence, LogLimit, LogPrefix};
 use crate::nf_log::{self, LoggingOn};
 use crate::state::{Claim, Record, RecordedNamespace, StateDir};
 use crate::{
@@ -62,6 +62,7 @@ pub struct Sandbox {
     kind: Kind,
     proxy_address: SocketAddr,
     token: LogToken,
+    counting: CounterSocket,
     log_limit: LogLimit,
     netns: OwnedFd,
     id: NamespaceId,
@@ -121,6 +122,7 @@ impl Sandbox {
             kind,
             proxy_address: spec.proxy_address,
             token: fenced.token,
+            counting: fenced.counting,
             log_limit: spec.log_limit,
             netns: fenced.netns,
             id: fenced.id,
@@ -184,7 +186,28 @@ impl Sandbox {
 
     /// What the fence refused so far, exactly.
     pub fn counters(&self) -> Result<Counters, Error> {
-        fence::read_counters(self.netns())
+        self.read_counters()?.ok_or_else(|| Error::FenceGone(self.name.clone()))
+    }
+
+    /// The same; `None` when the fence is not there, which only somebody with power over the namespace can bring
+    /// about. Takes some ten microseconds.
+    pub fn read_counters(&self) -> Result<Option<Counters>, Error> {
+        fence::read_counters(&self.counting)
+    }
+
+    /// Puts the fence back as it was loaded, in one transaction. Its counts start anew.
+    pub fn repair_fence(&self) -> Result<(), Error> {
+        let fence = self.inner_fence();
+        enter::inside(self.netns(), || fence.replace_in_own())?
+    }
+
+    fn inner_fence(&self) -> InnerFence {
+        InnerFence {
+            proxy: self.proxy_address.ip(),
+            prefix: self.log_prefix(),
+            limit: self.log_limit,
+            has_links: self.kind == Kind::Attached,
+        }
     }
 
     /// The processes inside, in the host's pids; threads that entered on their own are not seen.
@@ -209,12 +232,7 @@ impl Sandbox {
     /// Reads the fence inside back from the kernel; [`Error::FenceDiffers`] or [`Error::NftRefused`] if it is not as
     /// it was loaded.
     pub fn check_fence(&self) -> Result<(), Error> {
-        let fence = InnerFence {
-            proxy: self.proxy_address.ip(),
-            prefix: self.log_prefix(),
-            limit: self.log_limit,
-            has_links: self.kind == Kind::Attached,
-        };
+        let fence = self.inner_fence();
         enter::inside(self.netns(), || fence.check_own())?
     }
 
@@ -272,6 +290,7 @@ pub(crate) fn refuse_if_kept(remains: &Claim) -> Result<(), Error> {
 /// A namespace behind a fence that was read back.
 pub(crate) struct Fenced {
     pub(crate) token: LogToken,
+    pub(crate) counting: CounterSocket,
     pub(crate) netns: OwnedFd,
     pub(crate) id: NamespaceId,
     pub(crate) logging: LoggingOn,
@@ -291,15 +310,21 @@ fn make(spec: &Spec, claim: &Claim) -> Result<Fenced, Error> {
         has_links: false,
     };
     let path = claim.netns_path();
-    let (netns, namespace) = enter::on_own_thread(|| {
+    let (netns, counting, namespace) = enter::on_own_thread(|| {
         let netns = namespace::make()?;
         namespace::pin_own(&path)?;
         links::set_up_made(spec.proxy_address.ip())?;
         fence.load_into_own()?;
         let id = NamespaceId::of_fd(netns.as_fd())?;
-        Ok((netns, RecordedNamespace { id, cookie: namespace::own_cookie()? }))
+        let counting = open_counting()?;
+        Ok((netns, counting, RecordedNamespace { id, cookie: namespace::own_cookie()? }))
     })?;
     record.namespace = Some(namespace);
     claim.write_record(&record)?;
-    Ok(Fenced { token, netns, id: namespace.id, logging })
+    Ok(Fenced { token, counting, netns, id: namespace.id, logging })
+}
+
+/// Opens the socket through which the fence of the calling thread's namespace will be counted.
+pub(crate) fn open_counting() -> Result<CounterSocket, Error> {
+    CounterSocket::open_in_own().map_err(Error::io("open a netlink socket in", "/proc/thread-self/ns/net"))
 }

@@ -56,6 +56,10 @@ fn a_fence_that_was_tampered_with_is_replaced_and_said() {
 
     nft(&["delete", "table", "inet", "sluice"]);
     second.check_fence().expect_err("gone");
+    assert_eq!(second.read_counters().expect("read"), None);
+    second.repair_fence().expect("repair");
+    second.check_fence().expect("repaired");
+    nft(&["delete", "table", "inet", "sluice"]);
     second.release().expect("release");
     let (third, difference) = adopt(&scene, "a");
     assert!(difference.is_some(), "a table that is gone is a difference");

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Time-outs and sizes of the data path; the `timeouts` and `limits` blocks of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -44,7 +46,8 @@ impl Default for Limits {
 }
 
 /// What one sandbox may use at a time. Zero means no bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SandboxLimits {
     /// Open client connections. One tenant's flood must not exhaust the host's descriptors.
     pub connections: u32,

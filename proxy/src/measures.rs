@@ -1,74 +1,19 @@
 //! The figures Prometheus scrapes: names, units and the handles the data path holds.
 //!
-//! Labels come from the configuration and from closed sets, never from a peer's bytes.
+//! Labels come from the configuration and from closed sets, never from a peer's bytes. Those of one sandbox are in
+//! `measures/sandbox.rs` and end with it: a daemon that makes a thousand sandboxes a day keeps no figure of a dead one.
+
+mod sandbox;
+
+pub use sandbox::{Counted, Fenced, SandboxMeasures, render, unknown_source};
 
 use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
 /// Upper bounds of the latency histograms, in seconds: 1 µs to 10 s.
 pub const SECONDS_BUCKETS: [f64; 15] =
     [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1, 1.0, 10.0];
-
-/// The figures of one sandbox that are touched per connection or request.
-pub struct SandboxMeasures {
-    /// Connections open now.
-    pub connections_active: Gauge,
-    /// CONNECTs that were allowed.
-    pub connects_allowed: Counter,
-    /// Requests that were allowed.
-    pub requests_allowed: Counter,
-    /// Octets to the destination, copied.
-    pub up_copied: Counter,
-    /// Octets to the destination, spliced.
-    pub up_spliced: Counter,
-    /// Octets to the client, copied.
-    pub down_copied: Counter,
-    /// Octets to the client, spliced.
-    pub down_spliced: Counter,
-    sandbox: String,
-}
-
-/// Whether a connection or request is counted as a CONNECT or as a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counted {
-    /// `sluice_connections_total`.
-    Connection,
-    /// `sluice_requests_total`.
-    Request,
-}
-
-impl SandboxMeasures {
-    /// The handles of `sandbox`.
-    pub fn new(sandbox: &str) -> Self {
-        let bytes = |direction: &'static str, path: &'static str| counter!("sluice_relay_bytes_total", "sandbox" => sandbox.to_owned(), "direction" => direction, "path" => path);
-        Self {
-            connections_active: gauge!("sluice_connections_active", "sandbox" => sandbox.to_owned()),
-            connects_allowed: counter!("sluice_connections_total", "sandbox" => sandbox.to_owned(), "kind" => "connect", "action" => "allowed", "reason" => "policy"),
-            requests_allowed: counter!("sluice_requests_total", "sandbox" => sandbox.to_owned(), "action" => "allowed", "reason" => "policy"),
-            up_copied: bytes("up", "copy"),
-            up_spliced: bytes("up", "splice"),
-            down_copied: bytes("down", "copy"),
-            down_spliced: bytes("down", "splice"),
-            sandbox: sandbox.to_owned(),
-        }
-    }
-
-    /// Counts a refusal; `reason` is of a closed set.
-    pub fn denied(&self, what: Counted, reason: &'static str) {
-        let sandbox = self.sandbox.clone();
-        match what {
-            Counted::Connection => {
-                counter!("sluice_connections_total", "sandbox" => sandbox, "kind" => "connect", "action" => "denied", "reason" => reason)
-            }
-            Counted::Request => {
-                counter!("sluice_requests_total", "sandbox" => sandbox, "action" => "denied", "reason" => reason)
-            }
-        }
-        .increment(1);
-    }
-}
 
 /// The figures of one worker, shared by its connections.
 pub struct WorkerMeasures {
@@ -129,10 +74,6 @@ impl Default for WorkerMeasures {
 pub fn describe() {
     gauge!("sluice_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     describe_gauge!("sluice_build_info", "Version of the running binary; always 1");
-    describe_gauge!("sluice_connections_active", "Client connections open now");
-    describe_counter!("sluice_connections_total", "CONNECTs by outcome");
-    describe_counter!("sluice_requests_total", "Requests by outcome");
-    describe_counter!("sluice_relay_bytes_total", Unit::Bytes, "Octets relayed, by direction and way");
     describe_histogram!(
         "sluice_connect_duration_seconds",
         Unit::Seconds,
@@ -145,11 +86,6 @@ pub fn describe() {
         "One identity lookup, by the source that answered"
     );
     describe_counter!("sluice_identity_cache_total", "Identity cache hits and misses");
-    describe_counter!(
-        "sluice_bypass_attempts_total",
-        "Direct attempts refused by the fence, from its own counters"
-    );
-    describe_counter!("sluice_bypass_events_total", "Direct attempts reported, by how the process is known");
     describe_counter!("sluice_kmsg_forged_total", "Log lines that only looked like ours");
     describe_counter!("sluice_kmsg_lost_total", "Kernel log records overwritten before they were read");
     describe_counter!("sluice_dns_lookups_total", "Names looked up, by where the answer came from");

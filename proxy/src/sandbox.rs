@@ -42,7 +42,7 @@ impl Sandbox {
             policy: ArcSwap::new(policy),
             limits,
             resolver,
-            measures: SandboxMeasures::new(name),
+            measures: SandboxMeasures::default(),
             reporter,
             connections: AtomicU32::new(0),
             requests: Pace::new(limits.requests_per_s.into()),
@@ -78,6 +78,11 @@ impl Sandbox {
     /// Its figures.
     pub fn measures(&self) -> &SandboxMeasures {
         &self.measures
+    }
+
+    /// Connections open now.
+    pub fn connections_now(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Where its events go.

@@ -124,8 +124,7 @@ impl Watch {
     /// Reports `facts` as the act of `who`, or counts them as a repetition.
     fn settle(&mut self, name: &str, facts: Facts, who: Who) {
         let Some(Guarded { watched, fold }) = self.sandboxes.get_mut(name) else { return };
-        metrics::counter!("sluice_bypass_events_total", "sandbox" => name.to_owned(), "identity" => label(&who))
-            .increment(1);
+        watched.sandbox.measures().bypass_reported(label(&who));
         let key = Key { process: who, dst: facts.dst, dst_port: facts.dst_port, proto: facts.proto };
         if let Some(emission) = fold.add(facts.logged_us, key, 1) {
             tell(&self.reporter, watched, &emission, Some(facts));

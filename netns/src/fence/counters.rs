@@ -1,12 +1,9 @@
 //! What a fence refused, in exact numbers.
 
-use std::os::fd::BorrowedFd;
-
-use nftables::types::NfFamily;
 use serde_json::Value;
 
-use super::{inner, nft};
-use crate::{Error, enter};
+use super::{CounterSocket, inner};
+use crate::Error;
 
 /// Packets and bytes, IPv4 and IPv6 together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,20 +53,17 @@ impl Counters {
     }
 }
 
-/// Reads the counters of the inner fence in `netns`.
-pub(crate) fn read(netns: BorrowedFd<'_>) -> Result<Counters, Error> {
-    let objects = enter::inside(netns, || nft::list_table(NfFamily::INet, inner::TABLE))??;
-    Ok(sum(&objects))
-}
-
-fn sum(objects: &[Value]) -> Counters {
+/// Reads the counters of the inner fence through `socket`; `None` when the fence is gone.
+pub(crate) fn read(socket: &CounterSocket) -> Result<Option<Counters>, Error> {
+    let found =
+        socket.read(inner::TABLE).map_err(Error::io("read the counters of", "the fence in a namespace"))?;
     let mut counters = Counters::default();
-    for (name, traffic) in named(objects) {
+    for (name, traffic) in &found {
         if let Some(counter) = counters.by_name(name) {
-            *counter = traffic;
+            *counter = *traffic;
         }
     }
-    counters
+    Ok((!found.is_empty()).then_some(counters))
 }
 
 /// The counters among nft's objects. (Not through the nftables crate, whose counts end at 4 GiB.)
@@ -95,8 +89,8 @@ mod tests {
             json!({"counter": {"name": "somebody else's", "packets": 1, "bytes": 1}}),
             json!({"counter": {"name": "refused_tcp", "packets": 2, "bytes": 120}}),
         ];
-        let counters = sum(&objects);
-        assert_eq!(counters.udp, Traffic { packets: 5_000_000_000, bytes: 6_000_000_000_000 });
-        assert_eq!(counters.refused_packets(), 5_000_000_002);
+        let found: Vec<_> = named(&objects).collect();
+        assert_eq!(found[0].1, Traffic { packets: 5_000_000_000, bytes: 6_000_000_000_000 });
+        assert_eq!(found[2], ("refused_tcp", Traffic { packets: 2, bytes: 120 }));
     }
 }

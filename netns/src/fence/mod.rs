@@ -8,7 +8,7 @@
 //! their own: whatever a workload does to its namespace, this it cannot reach.
 //!
 //! A fence is described as a value (pure: `rules.rs`, `inner.rs`), loaded by `nft` as one transaction and read back
-//! (`nft.rs`). Counters are read in `counters.rs`.
+//! (`nft.rs`). Counters are read in `counters.rs`, without `nft` through `scrape.rs`.
 
 mod counters;
 mod host;
@@ -16,6 +16,7 @@ mod inner;
 mod nft;
 mod prefix;
 mod rules;
+mod scrape;
 
 pub use counters::{Counters, Traffic};
 pub use host::{Admit, GuardedLink, HostFence, LinkName};
@@ -26,3 +27,4 @@ pub use rules::LogLimit;
 pub(crate) use counters::read as read_counters;
 pub(crate) use inner::remove_from_own as remove_inner_from_own;
 pub(crate) use nft::version as nft_version;
+pub(crate) use scrape::CounterSocket;

@@ -17,6 +17,7 @@ use crate::control::observe::{self, Readiness, Refresh};
 use crate::event::journal::{Target, Urgency};
 use crate::event::{Event, Kind, Words};
 use crate::identity::{Members, Mode, ProcTables, Resolver, Setup};
+use crate::measures::{self, Fenced};
 use crate::policy::{self, Policy};
 use crate::preflight::{self, Finding};
 use crate::sandbox::{Sandbox, Sources};
@@ -74,11 +75,15 @@ fn serve(config: &Config, config_path: &Path) -> anyhow::Result<()> {
         let runtime = appliance.control().runtime();
         let listener = runtime.block_on(observe::bind(address));
         let listener = listener.with_context(|| format!("cannot listen on {address} for metrics"))?;
-        let sandboxes = external.len() as f64;
+        let served: Vec<Arc<Sandbox>> = external.iter().map(|(_, sandbox)| Arc::clone(sandbox)).collect();
         let reporter = appliance.reporter().clone();
         let refresh: Refresh = Arc::new(move || {
-            metrics::gauge!("sluice_sandbox_count").set(sandboxes);
+            metrics::gauge!("sluice_sandbox_count").set(served.len() as f64);
             metrics::counter!("sluice_events_dropped_total").absolute(reporter.dropped());
+            let figures = served
+                .iter()
+                .map(|sandbox| (Arc::clone(sandbox.shared_name()), sandbox.measures(), Fenced::default()));
+            measures::render(&figures.collect::<Vec<_>>())
         });
         runtime.spawn(observe::serve(listener, figures, readiness(&appliance), refresh));
     }

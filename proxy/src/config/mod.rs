@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use load::from_tree;
 pub use load::{Files, Loaded, NAME_CHARS_MAX, REFUSAL_HINT_CHARS_MAX, SANDBOXES_MAX, is_name, load, parse};
@@ -98,9 +99,11 @@ pub struct SandboxConfig {
 }
 
 /// `identity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum IdentityMode {
     /// The program behind the socket, and its ancestors.
+    #[default]
     Process,
     /// Only the user behind the socket.
     Uid,

@@ -15,8 +15,9 @@ use crate::measures;
 
 /// Answers `/ready`: `Err` says what is not ready.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-/// Brings figures up to date that are only counted when somebody looks.
-pub type Refresh = Arc<dyn Fn() + Send + Sync>;
+/// Brings figures up to date that are only counted when somebody looks, and renders those that are not in the recorder.
+/// May read from the kernel for some milliseconds.
+pub type Refresh = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Makes this process' figures collectable. Once per process.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
@@ -55,10 +56,12 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 async fn figures_now(State(observed): State<Arc<Observed>>) -> Response {
+    // Not on this thread: names are resolved on it.
+    let refresh = Arc::clone(&observed.refresh);
+    let own = tokio::task::spawn_blocking(move || refresh()).await.unwrap_or_default();
     observed.process.collect();
-    (observed.refresh)();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], observed.figures.render())
-        .into_response()
+    let text = observed.figures.render() + &own;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn ready_now(State(observed): State<Arc<Observed>>) -> Response {

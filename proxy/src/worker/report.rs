@@ -53,8 +53,7 @@ impl Granted {
 impl Core {
     /// Somebody who belongs to no sandbox was turned away.
     pub(super) fn tell_unknown_source(&self, peer: SocketAddr) {
-        metrics::counter!("sluice_connections_total", "sandbox" => "", "kind" => "connect", "action" => "denied", "reason" => "unknown_source")
-            .increment(1);
+        crate::measures::unknown_source();
         let detail = format!("no sandbox has the source address {}", peer.ip());
         let mut event = Event::now(Kind::ConnectDenied);
         event.via = Some(Via::Proxy);
