@@ -152,6 +152,59 @@ fn half_a_hello_is_held_back() {
     assert_eq!(upstream.end().rest, b"");
 }
 
+/// A hello that is cut short opens nothing: none of it reaches the origin, and the event says that no name was seen.
+#[test]
+fn a_hello_that_ends_before_it_is_whole_is_refused() {
+    let origin = Origin::new();
+    let (proxy, mut client, mut upstream) = tunnel(&origin);
+    let hello = client_hello(Some(HOST), false);
+    client.send(&hello[..hello.len() - 1]);
+    client.finish();
+    assert_eq!(client.end().rest, ALERT);
+    assert_eq!(upstream.end().rest, b"");
+    assert_eq!(proxy.event_about("connect.denied", origin.port())["reason"], "sni_missing");
+}
+
+/// A client that closes without a word has hidden nothing.
+#[test]
+fn a_client_that_says_nothing_at_all_is_no_offence() {
+    let origin = Origin::new();
+    let (proxy, mut client, mut upstream) = tunnel(&origin);
+    client.finish();
+    upstream.hears_end();
+    upstream.send("last words");
+    drop(upstream);
+    client.hears("last words");
+    client.hears_end();
+    assert_eq!(proxy.event_about("tunnel.closed", origin.port())["reason"], "eof");
+}
+
+/// What a lenient server takes for TLS is TLS: any minor version, a warning before the hello, the hello of SSLv2.
+#[test]
+fn tls_in_disguise_is_held_against_the_name() {
+    let mut odd_version = client_hello(Some("other.localhost"), false);
+    odd_version[2] = 9;
+    let warning_first = [record(21, &[1, 90]), client_hello(Some("other.localhost"), false)].concat();
+    let ssl2 =
+        b"\x80\x1f\x01\x03\x01\x00\x06\x00\x00\x00\x10\x00\x00\x2f\x00\x00\x350123456789abcdef".to_vec();
+    for (hello, reason) in
+        [(odd_version, "sni_mismatch"), (warning_first, "sni_missing"), (ssl2, "sni_missing")]
+    {
+        let origin = Origin::new();
+        let (proxy, mut client, mut upstream) = tunnel(&origin);
+        client.send(&hello);
+        assert_eq!(client.end().rest, ALERT);
+        assert_eq!(upstream.end().rest, b"");
+        assert_eq!(proxy.event_about("connect.denied", origin.port())["reason"], reason);
+    }
+    let origin = Origin::new();
+    let (_proxy, mut client, mut upstream) = tunnel(&origin);
+    let mut odd_version = client_hello(Some(HOST), false);
+    odd_version[2] = 9;
+    client.send(&odd_version);
+    upstream.hears(&odd_version);
+}
+
 #[test]
 fn with_sni_ignore_any_name_passes() {
     let origin = Origin::new();

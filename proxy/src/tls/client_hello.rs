@@ -140,13 +140,24 @@ impl HelloReader {
     }
 }
 
-/// What is already certain: octets that start no handshake record, or one with another message in it.
+/// What is already certain: octets that start no handshake record, or one with another message in it. What some server
+/// would take for the start of TLS is never [`Hello::NotTls`].
 fn first_octets(buf: &[u8]) -> Option<Hello> {
     match buf {
         [] | [HANDSHAKE] | [HANDSHAKE, 3] => None,
-        [HANDSHAKE, 3, 0..=4, ..] => match buf.get(RECORD_HEADER_OCTETS) {
+        // The minor version says nothing: servers must not look at it (RFC 8446 section 5.1).
+        [HANDSHAKE, 3, ..] => match buf.get(RECORD_HEADER_OCTETS) {
             None | Some(&CLIENT_HELLO) => None,
             Some(_) => Some(Hello::Malformed),
+        },
+        // Change cipher spec, alert, data, heartbeat: no hello starts so, but a server may skip a warning and go on.
+        [20..=24] => Some(Hello::Incomplete),
+        [20..=24, 3, ..] => Some(Hello::Malformed),
+        // The hello of SSLv2, in which newer versions could be offered (RFC 5246 appendix E.2): it names no server.
+        [0x80..=0xff, rest @ ..] => match rest {
+            [] | [_] | [_, CLIENT_HELLO] => Some(Hello::Incomplete),
+            [_, CLIENT_HELLO, 3, ..] => Some(Hello::Malformed),
+            _ => Some(Hello::NotTls),
         },
         _ => Some(Hello::NotTls),
     }
@@ -161,7 +172,7 @@ enum Record {
 impl Record {
     /// The record at the start of these octets: a handshake one of 1 to 2^14 octets.
     fn parse(octets: &[u8]) -> Self {
-        if !matches!(octets, [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, 0..=4, ..]) {
+        if !matches!(octets, [HANDSHAKE] | [HANDSHAKE, 3, ..]) {
             return Self::Bad;
         }
         let Some((&[_, _, _, high, low], payload)) = octets.split_first_chunk::<RECORD_HEADER_OCTETS>()

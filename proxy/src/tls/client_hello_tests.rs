@@ -114,10 +114,10 @@ fn other_protocols_are_no_tls() {
     for bytes in [
         &b"GET / HTTP/1.1\r\n"[..],
         b"SSH-2.0-x",
-        b"\x15\x03\x01",
+        b"\x15\x04",
         b"\x16\x02\x00",
-        b"\x16\x03\x05",
-        b"\x80\x2e",
+        b"\x80\x2e\x02",
+        b"\x80\x2e\x01\x00",
     ] {
         assert_eq!(read(bytes), Hello::NotTls, "{}", bytes.escape_ascii());
     }
@@ -128,9 +128,26 @@ fn other_protocols_are_no_tls() {
         b"\x16\x03\x01",
         b"\x16\x03\x01\x00\x05",
         b"\x16\x03\x01\x00\x05\x01",
+        b"\x15",
+        b"\x80\x2e\x01",
     ] {
         assert_eq!(read(bytes), Hello::Incomplete, "{}", bytes.escape_ascii());
     }
+}
+
+/// Whatever a server could take for the start of TLS is held against the name.
+#[test]
+fn tls_in_a_form_no_client_uses_is_tls_all_the_same() {
+    let whole = records(&message(&[server_name("a.example")]), 1 << 14);
+    for minor in 0..=255 {
+        let mut bytes = whole.clone();
+        bytes.splice(2..3, [minor]);
+        assert_eq!(sni_of(&read(&bytes)), Some(&Sni::Name(host("a.example"))), "{minor}");
+    }
+    let warning = b"\x15\x03\x01\x00\x02\x01\x5a";
+    assert_eq!(read(&[&warning[..], &whole].concat()), Hello::Malformed);
+    assert_eq!(read(b"\x14\x03"), Hello::Malformed);
+    assert_eq!(read(b"\x80\x2e\x01\x03\x01\x00\x15"), Hello::Malformed);
 }
 
 #[test]

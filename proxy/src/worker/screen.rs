@@ -66,8 +66,10 @@ impl<C: Side> Session<C> {
             self.client.readable().await?;
             let mut scratch = self.core.means.scratch.borrow_mut();
             match self.client.try_read(&mut scratch)? {
-                // A hello that never ends opens nothing; the rest of the tunnel finds the end by itself.
-                Some(0) => return Ok(early),
+                // Without a word; the rest of the tunnel finds the end by itself.
+                Some(0) if early.is_empty() => return Ok(early),
+                // Cut within its hello. It opens nothing, and nobody knows for whom it is.
+                Some(0) => return Err(screen.refuse(Reject::SniMissing)),
                 Some(count) => early.extend_from_slice(scratch.get(..count).unwrap_or_default()),
                 None => {}
             }
