@@ -34,7 +34,7 @@ const SCANS_WAITING_MAX: usize = 4096;
 /// How long the bypass core may take to read what was logged before it is stopped.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often the host's own addresses are read again for the address guard.
-const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
+const ADDRESSES_EVERY: Duration = Duration::from_secs(5);
 
 /// What an appliance is to be like.
 pub struct Plan {

@@ -146,7 +146,7 @@ impl Class {
 }
 
 /// Every IPv4 address that this address can be read as carrying.
-fn embedded_v4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
+pub(super) fn embedded_v4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
     let octets = ip.octets();
     let at = |places: [usize; 4]| {
         let read = places.map(|place| octets.get(place).copied().unwrap_or(0));

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::Class;
+use super::class::embedded_v4;
 
 /// How far an address reaches, as far as a policy is concerned. All others are refused before it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,8 +92,15 @@ impl Guard {
         if self.is_own(ip) { class.max(Class::Own) } else { class }
     }
 
+    /// Whether it is an address of this host, or leads to one through a translator or a tunnel.
     fn is_own(&self, ip: IpAddr) -> bool {
-        self.own.binary_search(&unmapped(ip)).is_ok()
+        let is_own = |ip: IpAddr| self.own.binary_search(&ip).is_ok();
+        match unmapped(ip) {
+            IpAddr::V6(v6) => {
+                is_own(v6.into()) || embedded_v4(v6).into_iter().flatten().any(|v4| is_own(v4.into()))
+            }
+            v4 @ IpAddr::V4(_) => is_own(v4),
+        }
     }
 
     fn is_listener(&self, ip: IpAddr, port: u16, class: Class) -> bool {
@@ -145,6 +153,10 @@ mod tests {
             ("240.0.0.1", Class::Reserved),
             ("93.184.216.34", Class::Own),
             ("::ffff:93.184.216.34", Class::Own),
+            ("64:ff9b::93.184.216.34", Class::Own),
+            ("64:ff9b:1::93.184.216.34", Class::Own),
+            ("2002:5db8:d822::1", Class::Own),
+            ("2001:0:808:808::a247:27dd", Class::Own),
             ("198.51.100.7", Class::Own),
         ];
         for (address, class) in special {

@@ -10,6 +10,7 @@ use super::race::{interleave, race};
 use super::refusal::Refusal;
 use super::socket::{Side, Socket};
 use super::upstream::{Upstream, Upstreams};
+use crate::address::Refused;
 use crate::destination::Host;
 use crate::policy::{AddressRule, Permit};
 use crate::sandbox::Sandbox;
@@ -50,10 +51,10 @@ impl Core {
     /// name that leads to the outside and to the inside is how rebinding works.
     fn checked(&self, found: &[IpAddr], port: u16, rule: &AddressRule) -> Result<Vec<SocketAddr>, Refusal> {
         let guard = self.guard.load();
-        interleave(found)
-            .into_iter()
-            .map(|ip| Ok(guard.check(ip, port, |ip, reach| rule.admits(ip, reach))?.address()))
-            .collect()
+        let check = |ip: &IpAddr| guard.check(*ip, port, |ip, reach| rule.admits(ip, reach));
+        // Also those beyond the number that is tried.
+        let passed = found.iter().map(|ip| Ok(check(ip)?.address()));
+        passed.collect::<Result<Vec<_>, Refused>>().map(interleave).map_err(Refusal::from)
     }
 
     async fn attempt(&self, address: SocketAddr) -> io::Result<Socket> {

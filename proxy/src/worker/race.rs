@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,9 +15,13 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const ATTEMPTS_MAX: usize = 8;
 
 /// Orders addresses as RFC 8305 section 4 asks: as given, but with the families taking turns, IPv6 first.
-pub(crate) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let mut v6: VecDeque<_> = addresses.iter().filter(|ip| ip.is_ipv6()).copied().collect();
-    let mut v4: VecDeque<_> = addresses.iter().filter(|ip| ip.is_ipv4()).copied().collect();
+pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    // The usual case costs no allocation.
+    if addresses.len() == 1 {
+        return addresses;
+    }
+    let mut v6: VecDeque<_> = addresses.iter().filter(|at| at.is_ipv6()).copied().collect();
+    let mut v4: VecDeque<_> = addresses.iter().filter(|at| at.is_ipv4()).copied().collect();
     let mut ordered = Vec::with_capacity(addresses.len().min(ATTEMPTS_MAX));
     while ordered.len() < ATTEMPTS_MAX && !(v6.is_empty() && v4.is_empty()) {
         ordered.extend(v6.pop_front());
@@ -107,13 +111,9 @@ mod tests {
 
     #[test]
     fn families_take_turns_ipv6_first() {
-        let ips: Vec<IpAddr> = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]
-            .iter()
-            .map(|ip| ip.parse().unwrap())
-            .collect();
-        let ordered: Vec<String> = interleave(&ips).iter().map(ToString::to_string).collect();
-        assert_eq!(ordered, ["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
-        assert_eq!(interleave(&[IpAddr::from([192, 0, 2, 1]); 50]).len(), ATTEMPTS_MAX);
+        let v6: SocketAddr = "[2001:db8::1]:80".parse().unwrap();
+        assert_eq!(interleave(vec![at(1), at(2), at(3), v6]), [v6, at(1), at(2), at(3)]);
+        assert_eq!(interleave(vec![at(1); 50]).len(), ATTEMPTS_MAX);
     }
 
     #[test]
