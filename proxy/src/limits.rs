@@ -45,6 +45,22 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The shortest of all time-outs: whoever keeps them must look more often than that.
+    pub fn shortest_timeout(&self) -> Duration {
+        let lifetime = if self.lifetime.is_zero() { Duration::MAX } else { self.lifetime };
+        let all = [
+            self.head_read,
+            self.first_byte,
+            self.idle_keepalive,
+            self.idle_tunnel,
+            self.half_closed_linger,
+            lifetime,
+        ];
+        all.into_iter().min().unwrap_or(lifetime)
+    }
+}
+
 /// What one sandbox may use at a time. Zero means no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

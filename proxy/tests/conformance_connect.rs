@@ -360,10 +360,5 @@ fn what_was_sent_before_a_close_is_delivered() {
 fn a_tunnel_has_tcp_keep_alive_on_both_sides() {
     let origin = Origin::new();
     let (client, upstream) = tunnel(Proxy::shared(), &origin);
-    for peer in [client.local(), upstream.local()] {
-        let mut ss = std::process::Command::new("ss");
-        let output = ss.args(["-tnoH", "dst", &peer.to_string()]).output().expect("ss (iproute2) is needed");
-        let shown = String::from_utf8(output.stdout).unwrap();
-        assert!(shown.contains("timer:(keepalive,"), "{peer}: {shown}");
-    }
+    conformance::have_keep_alive([client.local(), upstream.local()]);
 }

@@ -201,6 +201,20 @@ fn any_number_of_interim_answers_is_passed_on_before_the_final_one() {
     assert_eq!(client.message().1, "ok");
 }
 
+/// A build or a query that reports its progress for hours.
+#[test]
+fn hundreds_of_interim_answers_are_passed_on() {
+    let (mut client, mut upstream) = answered("");
+    for n in 0..500 {
+        upstream.send(format!("HTTP/1.1 102 Processing\r\nX-Step: {n}\r\n\r\n"));
+    }
+    for n in 0..500 {
+        assert_eq!(client.head().field("x-step"), Some(n.to_string().as_str()));
+    }
+    upstream.send(OK);
+    assert_eq!(client.message().0.status(), 200);
+}
+
 #[test]
 fn an_interim_answer_is_passed_on_before_the_final_one_exists() {
     let (mut client, mut upstream) = answered("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
@@ -223,6 +237,22 @@ fn an_http_1_0_client_sees_no_interim_answer() {
     upstream.send(OK);
     let (head, body) = client.message();
     assert_eq!((head.status(), head.field("connection"), &*body), (200, Some("close"), "ok"));
+    client.hears_end();
+}
+
+/// RFC 9110 section 10.1.1: nobody there would hear the 100.
+#[test]
+fn an_expectation_of_an_http_1_0_client_is_dropped_and_its_body_passes() {
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client = Proxy::shared()
+        .ask(format!("POST http://{at}/x HTTP/1.0\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody"));
+    let mut upstream = origin.accept();
+    let head = upstream.head();
+    assert_eq!((head.field("expect"), head.field("content-length")), (None, Some("4")));
+    upstream.hears("body");
+    upstream.send(OK);
+    assert_eq!(client.message().1, "ok");
     client.hears_end();
 }
 
@@ -259,6 +289,10 @@ fn a_request_that_has_been_here_is_508() {
     let via = heard(get(&origin, "/", ""), &origin).field("via").unwrap().to_owned();
     let mut client = Proxy::shared().ask(get(&origin, "/", &format!("Via: 1.1 other, {via}\r\n")));
     assert_eq!(client.refusal(), (508, "loop".into()));
+    let mut client = Proxy::shared()
+        .ask(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\nVia: {via}\r\n\r\n", origin.address()));
+    assert_eq!(client.refusal(), (508, "loop".into()));
+    client.hears_end();
 }
 
 #[test]

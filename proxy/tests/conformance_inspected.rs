@@ -236,6 +236,23 @@ fn a_forward_request_may_switch_too() {
 }
 
 /// RFC 9110 section 7.8: an origin may refuse the offer, and HTTP goes on.
+/// What was switched may be idle for as long as any tunnel, so its peers are asked for as well.
+#[test]
+fn what_was_switched_has_tcp_keep_alive_on_both_sides() {
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client = Proxy::shared().ask(format!(
+        "GET http://{at}/chat HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    ));
+    let mut upstream = origin.accept();
+    upstream.head();
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.head().status(), 101);
+    client.send("raw");
+    upstream.hears("raw");
+    conformance::have_keep_alive([client.local(), upstream.local()]);
+}
+
 #[test]
 fn an_offer_the_origin_ignores_leaves_http_as_it_was() {
     let origin = Origin::new();

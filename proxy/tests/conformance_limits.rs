@@ -110,6 +110,38 @@ fn an_origin_that_does_not_answer_is_504_and_the_connection_ends() {
     origin.is_untouched();
 }
 
+/// A client that waits for `100 Continue` has sent its request as far as it can: an origin that says nothing is late.
+#[test]
+fn an_origin_that_leaves_an_expectation_unanswered_is_504() {
+    let proxy = Setup::default().timeouts("first_byte: 1s").start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let mut client = proxy.ask(format!(
+        "PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    ));
+    let mut upstream = origin.accept();
+    upstream.head();
+    assert_eq!(client.refusal(), (504, "origin_timeout".into()));
+    client.hears_end();
+    assert_eq!(upstream.end().rest, b"");
+}
+
+/// Short time-outs are kept as well as long ones: never early, and not much late.
+#[test]
+fn a_time_out_below_a_second_is_kept() {
+    let proxy = Setup::default().timeouts("idle_tunnel: 200ms").start();
+    let origin = Origin::new();
+    for _ in 0..10 {
+        let mut client = proxy.tunnel(origin.address());
+        let began = Instant::now();
+        let _upstream = origin.accept();
+        client.hears_end();
+        let lasted = began.elapsed();
+        // The last 10 ms may have passed before the client had its answer.
+        assert!(lasted >= Duration::from_millis(190), "closed after {lasted:?}");
+    }
+}
+
 /// The time for the first byte begins when the request has been sent: a long upload is no slow answer.
 #[test]
 fn a_slow_upload_is_not_a_slow_answer() {

@@ -85,7 +85,9 @@ pub fn request(out: &mut Vec<u8>, head: &RequestHead, buf: &[u8], how: &Upstream
     write_host(out, how.destination, how.default_port);
     for field in fields.clone() {
         let passes = match Known::of(field.name) {
-            Some(Known::Via | Known::Expect | Known::Date | Known::Trailer) | None => true,
+            Some(Known::Via | Known::Date | Known::Trailer) | None => true,
+            // From HTTP/1.0 it means nothing, and nobody there would hear the 100 (RFC 9110 section 10.1.1).
+            Some(Known::Expect) => head.expect_continue,
             // For other methods it has no meaning and is no business of ours.
             Some(Known::MaxForwards) => max_forwards.is_none(),
             Some(_) => false,

@@ -1,6 +1,8 @@
 //! Moving one message body from one side to the other, checked as it passes.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::buffers::Buffer;
 use super::relay::{Flow, Means};
@@ -89,9 +91,11 @@ pub(super) struct Passage<'a> {
     pub(super) flow: &'a Flow,
     pub(super) watch: &'a Watch,
     /// How long nothing may move.
-    pub(super) patience: std::time::Duration,
+    pub(super) patience: Duration,
     /// What is shut down then, when the sender is waited for and when the receiver is.
     pub(super) aims: (Aim, Aim),
+    /// What the first wait for the sender is bounded by, if by something else.
+    pub(super) first_wait: Cell<Option<(Duration, Aim)>>,
 }
 
 impl Passage<'_> {
@@ -105,15 +109,16 @@ impl Passage<'_> {
         body: &mut Body,
     ) -> Result<(), BodyError> {
         while !body.has_ended() {
-            self.watch.arm(self.patience, self.aims.0);
+            let (within, aim) = self.first_wait.take().unwrap_or((self.patience, self.aims.0));
+            self.watch.arm(within, aim);
             from.readable().await.map_err(|_| BodyError::Cut)?;
             let mut left = None;
             let then = self.carry_some(from, to, inbox, body, &mut left)?;
             if let Some(left) = left {
                 self.watch.arm(self.patience, self.aims.1);
-                to.write_all(&left).await.map_err(|_| BodyError::Unwanted)?;
+                self.watch.unread(to.write_all(&left)).await.map_err(|_| BodyError::Unwanted)?;
             }
-            self.flow.keep_pace().await;
+            self.flow.keep_pace(self.watch).await;
             match then {
                 Then::Fault(fault) => return Err(BodyError::Fault(fault)),
                 Then::More | Then::End => {}

@@ -15,6 +15,7 @@ use super::upstream::Upstream;
 use super::watchdog::Aim;
 use crate::destination::Destination;
 use crate::http::head::Method;
+use crate::http::reject::Reject;
 use crate::policy::{self, Ask, Protocol};
 
 /// The answer to a CONNECT that was granted: no field frames a body it does not have (RFC 9110 section 9.3.6).
@@ -48,6 +49,9 @@ impl Session<Socket> {
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
         self.within_rate()?;
+        if self.core.pseudonym.is_in(received.head.fields(&received.inbox)) {
+            return Err(Reject::Loop.into());
+        }
         let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
         let permit = self.core.decide(&policy, &ask)?;
         let granted = Granted::of(&permit);
@@ -68,8 +72,6 @@ impl Session<Socket> {
         granted: &Granted,
     ) -> Next {
         let (up, down) = self.flows();
-        upstream.side.keep_alive(KEEP_ALIVE);
-        self.client.keep_alive(KEEP_ALIVE);
         let screen = granted.verifies_sni().then(|| Screen::new(&destination.host));
         let early = (received.inbox, self.core.means.buffers.take());
         let outcome = self.relay(early, &upstream, (&up, &down), screen.as_ref()).await;
@@ -104,6 +106,8 @@ impl<C: Side> Session<C> {
         let vigil = Vigil::new(&self.watch, patience);
         self.watch.set_upstream(Some(&upstream.side));
         let (client, origin) = (&self.client, &upstream.side);
+        client.keep_alive(KEEP_ALIVE);
+        origin.keep_alive(KEEP_ALIVE);
         let up = async {
             let early = match screen {
                 Some(screen) => self.screen(screen, early.0).await?,

@@ -13,17 +13,14 @@ use super::report::Granted;
 use super::session::{Leg, Next, Received, Session};
 use super::socket::Side;
 use super::upstream::Upstream;
-use super::watchdog::{Aim, Cause};
+use super::watchdog::{Aim, Cause, Heed};
 use crate::destination::Destination;
 use crate::http::chunked::Keep;
 use crate::http::framing::Framing;
-use crate::http::head::{Nominated, RequestHead, Version};
+use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
 use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
-
-/// Interim answers to one request. Origins that report progress send a handful; one that never ends is no answer.
-const INTERIM_MAX: usize = 64;
 
 /// Why an exchange broke off.
 pub(super) enum Broken {
@@ -52,6 +49,8 @@ pub(super) struct Exchange<'s, C: Leg> {
     upstream: Upstream<C::Origin>,
     up: Flow,
     down: Flow,
+    /// Whether its event has been written.
+    told: Cell<bool>,
 }
 
 impl<'s, C: Leg> Exchange<'s, C> {
@@ -62,7 +61,7 @@ impl<'s, C: Leg> Exchange<'s, C> {
         upstream: Upstream<C::Origin>,
     ) -> Self {
         let (up, down) = session.flows();
-        Self { session, destination, granted, upstream, up, down }
+        Self { session, destination, granted, upstream, up, down, told: Cell::new(false) }
     }
 
     /// Sends the request whose rewritten head is `out`, and passes the answer on. `received` holds what was read behind
@@ -84,14 +83,20 @@ impl<'s, C: Leg> Exchange<'s, C> {
         out.clear();
         let mut answer =
             Answer { exchange: &self, head: &head, request: &received.inbox, inbox: out, heard: false };
-        let progress = Progress { begun: Cell::new(false), uploaded: Cell::new(upload.has_ended()) };
+        let progress = Progress::new(upload.has_ended(), !behind.is_empty());
         let answered = if upload.has_ended() || !sent {
+            self.heed_client();
             answer.pass_on(&progress).await
         } else {
             self.both_ways(&mut answer, &mut behind, &mut upload, &progress).await
         };
+        if matches!(answered, Err(Broken::Late)) && !self.told.get() {
+            // Nobody was answered, but the origin may have heard it all.
+            answer.tell(None);
+        }
         let Answer { inbox, .. } = answer;
         self.session.watch.set_upstream(None);
+        self.session.watch.heed(Heed::Nothing);
         let client = &self.session.client;
         let next = match answered? {
             Answered::Switched => return Ok(self.switched(received.at, behind, inbox).await),
@@ -102,7 +107,8 @@ impl<'s, C: Leg> Exchange<'s, C> {
                     C::upstreams(&session.core).keep(&session.sandbox, destination, upstream);
                 }
                 match (client_open, whole) {
-                    (true, true) => Next::Request,
+                    // What was sent on the chance of a switch is no request (RFC 9931).
+                    (true, true) if head.upgrade == Upgrade::None || behind.is_empty() => Next::Request,
                     (false, true) if behind.is_empty() && !client.has_news() => Next::Close,
                     // What else it sends is nobody's, but closing over it would take the answer back.
                     _ => Next::Linger,
@@ -124,12 +130,17 @@ impl<'s, C: Leg> Exchange<'s, C> {
     ) -> Result<Answered, Broken> {
         // Whichever side it is that an upload waits for, the client can still be told.
         let passage = self.passage(&self.up, (Aim::ClientRead, Aim::Upstream));
+        if answer.head.expect_continue && behind.is_empty() {
+            // The client waits for the origin's word before it sends its body.
+            passage.first_wait.set(Some((self.session.core.limits.first_byte, Aim::Upstream)));
+        }
         let mut up = pin!(passage.carry(&self.session.client, &self.upstream.side, behind, upload));
         let mut down = pin!(answer.pass_on(progress));
         monoio::select! {
             uploaded = &mut up => match uploaded {
                 Ok(()) => {
                     progress.uploaded.set(true);
+                    self.heed_client();
                     if !progress.begun.get() {
                         self.session.watch.arm(self.session.core.limits.first_byte, Aim::Upstream);
                     }
@@ -176,7 +187,13 @@ impl<'s, C: Leg> Exchange<'s, C> {
             watch: &self.session.watch,
             patience: self.session.core.limits.idle_tunnel,
             aims,
+            first_wait: Cell::new(None),
         }
+    }
+
+    /// The client has said all it has to say and is no longer read; it may be gone before it is answered.
+    fn heed_client(&self) {
+        self.session.watch.heed(Heed::End(self.session.core.limits.half_closed_linger));
     }
 
     /// Nothing came of it: the origin closed or failed, or took too long. `heard`: it had begun to answer.
@@ -202,6 +219,14 @@ struct Progress {
     begun: Cell<bool>,
     /// The request has been sent to its end.
     uploaded: Cell<bool>,
+    /// Something came behind the request before it was answered.
+    more: bool,
+}
+
+impl Progress {
+    fn new(uploaded: bool, more: bool) -> Self {
+        Self { begun: Cell::new(false), uploaded: Cell::new(uploaded), more }
+    }
 }
 
 /// The origin's answer on its way to the client.
@@ -220,7 +245,7 @@ impl<C: Leg> Answer<'_, '_, C> {
     /// Interim answers, then the final one to its end.
     async fn pass_on(&mut self, progress: &Progress) -> Result<Answered, Broken> {
         let mut reader = ResponseReader::new(self.exchange.session.core.head_limits());
-        for _ in 0..INTERIM_MAX {
+        loop {
             let response = self.read_head(&mut reader).await?;
             if response.status == 101 {
                 return self.switch(&response, progress).await;
@@ -233,10 +258,14 @@ impl<C: Leg> Answer<'_, '_, C> {
                 self.write_head(&response, Framing::None, false, None).await?;
             }
             discard(&mut self.inbox, 0..response.len);
+            // The origin is at work, or waits for the body.
+            let Session { core, watch, .. } = self.exchange.session;
+            if progress.uploaded.get() {
+                watch.arm(core.limits.first_byte, Aim::Upstream);
+            } else {
+                watch.arm(core.limits.idle_tunnel, Aim::ClientRead);
+            }
         }
-        let mut refusal = Refusal::from(Reject::OriginClosed);
-        refusal.detail = Some(format!("{INTERIM_MAX} interim answers and no final one"));
-        Err(Broken::Unanswered(refusal))
     }
 
     async fn read_head(&mut self, reader: &mut ResponseReader) -> Result<ResponseHead, Broken> {
@@ -272,7 +301,7 @@ impl<C: Leg> Answer<'_, '_, C> {
         if !progress.uploaded.get() || !response.accepts(&self.inbox, self.head, self.request) {
             return Err(Broken::Unanswered(Reject::UnaskedUpgrade.into()));
         }
-        self.tell(response.status);
+        self.tell(Some(response.status));
         self.write_head(response, Framing::None, false, None).await?;
         discard(&mut self.inbox, 0..response.len);
         Ok(Answered::Switched)
@@ -286,10 +315,12 @@ impl<C: Leg> Answer<'_, '_, C> {
         let keep = if onward == Framing::Chunked { Keep::Chunks } else { Keep::Data };
         let nominated = || Nominated::of(response.connection, response.fields(&self.inbox));
         let mut body = Body::new(framing, keep, nominated);
-        let client_open =
-            self.head.is_persistent() && onward != Framing::UntilClose && progress.uploaded.get();
+        let client_open = self.head.is_persistent()
+            && onward != Framing::UntilClose
+            && progress.uploaded.get()
+            && !self.is_optimistic(progress);
         progress.begun.set(true);
-        self.tell(response.status);
+        self.tell(Some(response.status));
         let early = self.write_head(response, onward, !client_open, Some(&mut body)).await;
         if let Ok(count) = &early {
             exchange.down.add_copied(*count);
@@ -334,8 +365,16 @@ impl<C: Leg> Answer<'_, '_, C> {
         })
     }
 
-    fn tell(&self, status: u16) {
-        let Exchange { session, destination, upstream, granted, .. } = self.exchange;
+    /// Whether the client has offered to switch and begun to speak the other protocol at once: those bytes must never be
+    /// taken for a request (RFC 9931).
+    fn is_optimistic(&self, progress: &Progress) -> bool {
+        self.head.upgrade != Upgrade::None && (progress.more || self.exchange.session.client.has_news())
+    }
+
+    /// `status`: of the answer, where there was one.
+    fn tell(&self, status: Option<u16>) {
+        let Exchange { session, destination, upstream, granted, told, .. } = self.exchange;
+        told.set(true);
         session.tell_request(destination, upstream, granted, (self.head, self.request), status);
     }
 }

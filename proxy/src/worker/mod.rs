@@ -56,7 +56,7 @@ use crate::policy::{self, Ask, Deny, Permit, Policy};
 use crate::sandbox::{Sandbox, Sources};
 use mailbox::{Mailbox, Sender};
 use pending::Pending;
-use watchdog::{Cause, SWEEP_EVERY, Watchdog};
+use watchdog::{Cause, Watchdog};
 
 /// Entries of a worker's submission queue; completions get twice as many.
 const RING_ENTRIES: u32 = 4096;
@@ -165,7 +165,7 @@ impl Worker {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// How often the worker has swept, four times a second: a figure that stands still is a worker that does.
+    /// How often the worker has swept, four times a second or more: a figure that stands still is a worker that does.
     pub fn beats(&self) -> u64 {
         self.beat.load(Ordering::Relaxed)
     }
@@ -238,7 +238,7 @@ fn run(
     let core = Rc::new(Core {
         measures: WorkerMeasures::new(),
         means: relay::Means::new(PIPES_MAX),
-        watchdog: Watchdog::new(),
+        watchdog: Watchdog::new(settings.limits.shortest_timeout()),
         names: names::NameCache::new(settings.names, sender.clone()),
         upstreams: upstream::Upstreams::new(Arc::clone(&settings.limits)),
         scans: Pending::default(),
@@ -352,7 +352,7 @@ impl Core {
             self.watchdog.sweep();
             self.upstreams.sweep();
             beat.fetch_add(1, Ordering::Relaxed);
-            monoio::time::sleep(SWEEP_EVERY).await;
+            monoio::time::sleep(self.watchdog.every()).await;
         }
     }
 }

@@ -31,6 +31,9 @@ const TRICKLES_MAX: u8 = 8;
 /// Splices before the others get their turn: 1 MiB at most.
 const SPLICES_PER_TURN: usize = 4;
 
+/// How long a wait for the rate lasts before it is seen that the connection must end.
+const PACE_PART: Duration = Duration::from_millis(250);
+
 /// Time since this process first asked: a zero that all workers share.
 pub(crate) fn since_start() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -70,11 +73,15 @@ impl Flow {
         Self { octets: Cell::new(0), copied, spliced, pace, owed: Cell::new(Duration::ZERO) }
     }
 
-    /// Waits as long as the sandbox' rate wants after what has moved.
-    pub(crate) async fn keep_pace(&self) {
-        let owed = self.owed.replace(Duration::ZERO);
-        if !owed.is_zero() {
-            monoio::time::sleep(owed).await;
+    /// Waits as long as the sandbox' rate wants after what has moved, unless the connection is to end. That wait is
+    /// nobody's silence.
+    pub(crate) async fn keep_pace(&self, watch: &Watch) {
+        let mut owed = self.owed.replace(Duration::ZERO);
+        while !owed.is_zero() && watch.cause().is_none() {
+            let part = owed.min(PACE_PART);
+            watch.postpone(part);
+            monoio::time::sleep(part).await;
+            owed = owed.saturating_sub(part);
         }
     }
 
@@ -162,12 +169,14 @@ pub(crate) async fn pump(
         vigil.touch();
         let ended = match (gear, from.raw(), to.raw()) {
             (Gear::Splice(trickles), Some(source), Some(sink)) => match means.pipes.take() {
-                Some(pipe) => splice_turn(pipe, source, (to, sink), flow, trickles, &mut gear).await?,
-                None => copy_turn(means, from, to, flow, &mut gear).await?,
+                Some(pipe) => {
+                    splice_turn(pipe, source, (to, sink), (flow, vigil), trickles, &mut gear).await?
+                }
+                None => copy_turn(means, from, to, (flow, vigil), &mut gear).await?,
             },
-            _ => copy_turn(means, from, to, flow, &mut gear).await?,
+            _ => copy_turn(means, from, to, (flow, vigil), &mut gear).await?,
         };
-        flow.keep_pace().await;
+        flow.keep_pace(vigil.watch).await;
         if ended {
             // When the other direction has ended too, closing says as much.
             if !vigil.half_close() {
@@ -184,7 +193,7 @@ async fn copy_turn(
     means: &Means,
     from: &impl Side,
     to: &impl Side,
-    flow: &Flow,
+    (flow, vigil): (&Flow, &Vigil<'_>),
     gear: &mut Gear,
 ) -> io::Result<bool> {
     let left = {
@@ -204,7 +213,7 @@ async fn copy_turn(
         left.extend_from_slice(read.get(written..).unwrap_or_default());
         left
     };
-    to.write_all(&left).await?;
+    vigil.watch.unread(to.write_all(&left)).await?;
     Ok(false)
 }
 
@@ -213,7 +222,7 @@ async fn splice_turn(
     pipe: Pipe,
     source: BorrowedFd<'_>,
     (to, sink): (&impl Side, BorrowedFd<'_>),
-    flow: &Flow,
+    (flow, vigil): (&Flow, &Vigil<'_>),
     mut trickles: u8,
     gear: &mut Gear,
 ) -> io::Result<bool> {
@@ -226,7 +235,7 @@ async fn splice_turn(
             match move_some(pipe.read.as_fd(), sink, left)? {
                 Some(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Some(count) => left = left.saturating_sub(count),
-                None => to.writable().await?,
+                None => vigil.watch.unread(to.writable()).await?,
             }
         }
         flow.add_spliced(taken);

@@ -86,14 +86,14 @@ impl<C> Session<C> {
         self.sandbox.reporter().report(&event, Urgency::Lazy);
     }
 
-    /// A request was granted and answered with `status` (0 when the answer broke off before its head).
+    /// A request was granted and answered with `status`; none when the connection ended before.
     pub(super) fn tell_request(
         &self,
         destination: &Destination,
         upstream: &Upstream<impl Side>,
         granted: &Granted,
         request: (&RequestHead, &[u8]),
-        status: u16,
+        status: Option<u16>,
     ) {
         self.sandbox.measures().requests_allowed.increment(1);
         let host = text_of(&destination.host);
@@ -104,7 +104,8 @@ impl<C> Session<C> {
         event.reason = granted.audited.or(Some("policy"));
         event.method = std::str::from_utf8(request.0.method_name(request.1)).ok();
         event.path = path_of(request);
-        event.status = Some(status).filter(|status| *status != 0);
+        event.status = status;
+        event.detail = status.is_none().then_some("the connection ended before the answer");
         self.sandbox.reporter().report(&event, Urgency::Lazy);
     }
 

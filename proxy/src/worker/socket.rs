@@ -31,6 +31,8 @@ pub(crate) trait Side: AsRawFd {
     fn has_news(&self) -> bool;
     /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
     fn reset_on_close(&self);
+    /// Notices a peer that vanished behind an idle connection.
+    fn keep_alive(&self, idle: Duration);
 
     /// Writes everything.
     async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
@@ -76,12 +78,6 @@ impl Socket {
             }
         }
         Ok(socket)
-    }
-
-    /// Notices a peer that vanished behind an idle connection.
-    pub(crate) fn keep_alive(&self, idle: Duration) {
-        let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4);
-        let _ = SockRef::from(self).set_tcp_keepalive(&keepalive);
     }
 
     /// This side's own address.
@@ -134,6 +130,11 @@ impl Side for Socket {
         !matches!(recv(self.fd, &mut one, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN))
     }
 
+    fn keep_alive(&self, idle: Duration) {
+        let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4);
+        let _ = SockRef::from(self).set_tcp_keepalive(&keepalive);
+    }
+
     fn reset_on_close(&self) {
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
@@ -172,4 +173,16 @@ pub(crate) fn try_accept(listener: &impl AsRawFd) -> io::Result<Option<(OwnedFd,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Sees what has happened at these sockets, without waiting. Where the call fails nothing has.
+#[allow(unsafe_code)]
+pub(crate) fn poll_now(sockets: &mut [libc::pollfd]) {
+    let Ok(count) = libc::nfds_t::try_from(sockets.len()) else { return };
+    if count == 0 {
+        return;
+    }
+    // SAFETY: `poll` reads and writes `count` entries, which is what the slice has. A descriptor that is closed, or
+    // another's by now, is only looked at.
+    unsafe { libc::poll(sockets.as_mut_ptr(), count, 0) };
 }

@@ -1,7 +1,7 @@
 //! Time-outs that cost nothing while traffic flows: a connection stores when it must be done, a sweep looks now and then.
 //!
 //! An expired connection is woken by shutting its sockets down; it finds the cause in its [`Watch`]. The same way ends
-//! those left when the worker or their sandbox stops.
+//! those left when the worker or their sandbox stops, and those whose client is gone while nobody reads it.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,8 +10,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-/// How often the sweep looks, and so how late a time-out may be noticed.
-pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
+use super::socket::poll_now;
+
+/// How often the sweep looks at most and at least: so late may a time-out be noticed, twice over. In between, often
+/// enough for the shortest time-out that is configured.
+const SWEEP_EVERY: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_millis(250);
+/// Sweeps within the shortest time-out.
+const SWEEPS_PER_TIMEOUT: u32 = 4;
 
 /// How long a connection that was told to end may take to say so to its client.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -25,6 +31,8 @@ pub(crate) enum Cause {
     TooOld,
     /// The worker or the sandbox is stopping.
     Stopping,
+    /// The client has ended the connection by a reset while it was not read.
+    ClientGone,
 }
 
 impl Cause {
@@ -34,6 +42,7 @@ impl Cause {
             Self::Expired => "timeout",
             Self::TooOld => "lifetime",
             Self::Stopping => "stopping",
+            Self::ClientGone => "reset",
         }
     }
 }
@@ -49,15 +58,29 @@ pub(crate) enum Aim {
     Both,
 }
 
+/// What the sweep looks for at a client that nobody reads: its end would go unnoticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heed {
+    /// Nothing: somebody reads it.
+    Nothing,
+    /// A reset, and the end of what it sends: from then on silence may last so long and no longer.
+    End(Duration),
+}
+
 /// What the sweep knows of one connection.
 pub(crate) struct Watch {
     deadline: Cell<u64>,
     end: Cell<u64>,
     aim: Cell<Aim>,
+    heed: Cell<Heed>,
+    /// Waits during which the client is not read, whatever `heed` says.
+    unread: Cell<u8>,
     client: RawFd,
     upstream: Cell<Option<RawFd>>,
     cause: Cell<Option<Cause>>,
     clock: Rc<Cell<u64>>,
+    /// How far behind the clock may be: what is armed between two sweeps must not expire early.
+    late: u64,
     /// Which sandbox it belongs to: its address is compared, never read.
     owner: *const (),
 }
@@ -66,12 +89,20 @@ pub(crate) struct Watch {
 pub(crate) struct Watchdog {
     started: Instant,
     clock: Rc<Cell<u64>>,
+    every: Duration,
     watches: RefCell<Vec<Weak<Watch>>>,
 }
 
 impl Watchdog {
-    pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), clock: Rc::default(), watches: RefCell::default() }
+    /// Of connections whose shortest time-out is `shortest`.
+    pub(crate) fn new(shortest: Duration) -> Self {
+        let every = (shortest / SWEEPS_PER_TIMEOUT).clamp(*SWEEP_EVERY.start(), *SWEEP_EVERY.end());
+        Self { started: Instant::now(), clock: Rc::default(), every, watches: RefCell::default() }
+    }
+
+    /// How often [`Self::sweep`] is to be called.
+    pub(crate) fn every(&self) -> Duration {
+        self.every
     }
 
     /// Watches a connection of the client socket `client`, whose owner drops the watch before the socket.
@@ -80,10 +111,13 @@ impl Watchdog {
             deadline: Cell::new(u64::MAX),
             end: Cell::new(self.after(lifetime)),
             aim: Cell::new(Aim::Both),
+            heed: Cell::new(Heed::Nothing),
+            unread: Cell::new(0),
             client: client.as_raw_fd(),
             upstream: Cell::new(None),
             cause: Cell::new(None),
             clock: Rc::clone(&self.clock),
+            late: millis(self.every),
             owner: owner.cast(),
         });
         self.watches.borrow_mut().push(Rc::downgrade(&watch));
@@ -91,14 +125,18 @@ impl Watchdog {
     }
 
     fn after(&self, within: Duration) -> u64 {
-        if within.is_zero() { u64::MAX } else { self.clock.get().saturating_add(millis(within)) }
+        if within.is_zero() {
+            return u64::MAX;
+        }
+        self.clock.get().saturating_add(millis(within)).saturating_add(millis(self.every))
     }
 
-    /// Ends what has expired and forgets what is gone. Linear in the connections, four times a second: 10,000 of them
-    /// cost some 20 µs.
+    /// Ends what has expired, and whose client is gone, and forgets what is no more. Linear in the connections: 10,000 of
+    /// them cost some 20 µs.
     pub(crate) fn sweep(&self) {
         let now = millis(self.started.elapsed());
         self.clock.set(now);
+        self.look();
         self.watches.borrow_mut().retain(|weak| {
             let Some(watch) = weak.upgrade() else { return false };
             if now >= watch.end.get() {
@@ -109,6 +147,30 @@ impl Watchdog {
             }
             true
         });
+    }
+
+    /// Looks at the clients that nobody reads.
+    fn look(&self) {
+        let mut heeded: Vec<Rc<Watch>> = Vec::new();
+        let mut clients = Vec::new();
+        for watch in self.watches.borrow().iter().filter_map(Weak::upgrade) {
+            let heeds = watch.heed.get() != Heed::Nothing || watch.unread.get() > 0;
+            if heeds && watch.cause.get().is_none() {
+                clients.push(libc::pollfd { fd: watch.client, events: libc::POLLRDHUP, revents: 0 });
+                heeded.push(watch);
+            }
+        }
+        poll_now(&mut clients);
+        for (watch, seen) in heeded.iter().zip(clients) {
+            if seen.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
+                watch.aim.set(Aim::Both);
+                watch.stop(Cause::ClientGone);
+            } else if seen.revents & libc::POLLRDHUP != 0
+                && let Heed::End(linger) = watch.heed.get()
+            {
+                watch.deadline.set(watch.deadline.get().min(watch.after(linger)));
+            }
+        }
     }
 
     /// Ends every connection of `owner`, or of all owners.
@@ -131,8 +193,27 @@ impl Watch {
     /// Must be done within `within`, or the sockets of `aim` are shut down. Zero means no limit.
     pub(crate) fn arm(&self, within: Duration, aim: Aim) {
         self.aim.set(aim);
-        let forever = within.is_zero();
-        self.deadline.set(if forever { u64::MAX } else { self.clock.get().saturating_add(millis(within)) });
+        self.deadline.set(if within.is_zero() { u64::MAX } else { self.after(within) });
+    }
+
+    /// The time of a wait that is no silence of anybody's does not count.
+    pub(crate) fn postpone(&self, by: Duration) {
+        self.deadline.set(self.deadline.get().saturating_add(millis(by)));
+    }
+
+    fn after(&self, within: Duration) -> u64 {
+        self.clock.get().saturating_add(millis(within)).saturating_add(self.late)
+    }
+
+    /// What to look for at the client from now on.
+    pub(crate) fn heed(&self, what: Heed) {
+        self.heed.set(what);
+    }
+
+    /// Waits for room at a receiver. The sender is not read meanwhile: should that be the client, its reset is looked for.
+    pub(crate) async fn unread<T>(&self, room: impl Future<Output = T>) -> T {
+        let _unread = Unread::new(&self.unread);
+        room.await
     }
 
     /// Names the upstream socket, or says that there is none any more (before it is closed or pooled).
@@ -161,6 +242,22 @@ impl Watch {
     }
 }
 
+/// Counts a wait, for as long as it lasts.
+struct Unread<'a>(&'a Cell<u8>);
+
+impl<'a> Unread<'a> {
+    fn new(count: &'a Cell<u8>) -> Self {
+        count.set(count.get().saturating_add(1));
+        Self(count)
+    }
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 /// A socket that is not connected any more needs no shutting down.
 fn shut(socket: RawFd, how: Shutdown) {
     let _ = shutdown(socket, how);
@@ -168,4 +265,100 @@ fn shut(socket: RawFd, how: Shutdown) {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// Both ends of a connection.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    fn watch(watchdog: &Watchdog, client: &TcpStream) -> Rc<Watch> {
+        watchdog.watch(client, std::ptr::null::<()>(), Duration::ZERO)
+    }
+
+    /// Sweeps as a worker does until something has ended the connection, or the time is over.
+    fn swept(watchdog: &Watchdog, watch: &Watch, most: Duration) -> Option<Cause> {
+        let began = Instant::now();
+        while watch.cause().is_none() && began.elapsed() < most {
+            std::thread::sleep(watchdog.every());
+            watchdog.sweep();
+        }
+        watch.cause()
+    }
+
+    #[test]
+    fn the_shortest_time_out_says_how_often_to_look() {
+        let every = |shortest| Watchdog::new(shortest).every();
+        assert_eq!(every(Duration::from_secs(10)), Duration::from_millis(250));
+        assert_eq!(every(Duration::from_millis(200)), Duration::from_millis(50));
+        assert_eq!(every(Duration::from_millis(1)), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn nothing_expires_early_however_stale_the_clock() {
+        let (client, _peer) = pair();
+        let within = Duration::from_millis(40);
+        let watchdog = Watchdog::new(within);
+        let watch = watch(&watchdog, &client);
+        // Just before the next sweep.
+        std::thread::sleep(watchdog.every());
+        let armed = Instant::now();
+        watch.arm(within, Aim::Both);
+        assert_eq!(swept(&watchdog, &watch, Duration::from_secs(10)), Some(Cause::Expired));
+        assert!(armed.elapsed() >= within, "{:?}", armed.elapsed());
+    }
+
+    #[test]
+    fn a_reset_is_seen_behind_bytes_nobody_has_read_and_an_end_shortens_the_wait() {
+        let watchdog = Watchdog::new(Duration::from_millis(40));
+        for (end, heed, cause) in [
+            ("reset", Heed::End(Duration::from_secs(99)), Some(Cause::ClientGone)),
+            ("reset", Heed::Nothing, None),
+            ("end", Heed::End(Duration::from_millis(20)), Some(Cause::Expired)),
+            ("none", Heed::End(Duration::from_millis(20)), None),
+        ] {
+            let (client, mut peer) = pair();
+            let watch = watch(&watchdog, &client);
+            watch.arm(Duration::from_secs(99), Aim::Both);
+            watch.heed(heed);
+            std::io::Write::write_all(&mut peer, b"pipelined").unwrap();
+            match end {
+                "reset" => SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap(),
+                "end" => peer.shutdown(std::net::Shutdown::Write).unwrap(),
+                _ => {}
+            }
+            let kept = (end != "reset").then_some(peer);
+            let most = Duration::from_millis(if cause.is_some() { 10_000 } else { 100 });
+            assert_eq!(swept(&watchdog, &watch, most), cause, "{end} {heed:?}");
+            drop(kept);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_seen_while_a_receiver_is_waited_for() {
+        let watchdog = Watchdog::new(Duration::from_millis(40));
+        let (client, peer) = pair();
+        let watch = watch(&watchdog, &client);
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        assert_eq!(swept(&watchdog, &watch, Duration::from_millis(50)), None);
+        let waiting = Box::pin(watch.unread(std::future::pending::<()>()));
+        let mut polled = waiting;
+        assert!(
+            polled.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending()
+        );
+        assert_eq!(swept(&watchdog, &watch, Duration::from_secs(10)), Some(Cause::ClientGone));
+        drop(polled);
+        assert_eq!(watch.unread.get(), 0);
+    }
 }

@@ -31,6 +31,25 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// The answer most scripts give.
 pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+/// The daemon's sockets to these peers have TCP keep-alive: a peer that vanished is noticed.
+#[track_caller]
+pub(crate) fn have_keep_alive(peers: [std::net::SocketAddr; 2]) {
+    for peer in peers {
+        let began = std::time::Instant::now();
+        loop {
+            let mut ss = std::process::Command::new("ss");
+            let output =
+                ss.args(["-tnoH", "dst", &peer.to_string()]).output().expect("ss (iproute2) is needed");
+            let shown = String::from_utf8(output.stdout).unwrap();
+            if shown.contains("timer:(keepalive,") {
+                break;
+            }
+            // While something is not yet acknowledged another timer is shown.
+            assert!(began.elapsed() < DEADLINE && shown.contains("timer:(on,"), "{peer}: {shown}");
+        }
+    }
+}
+
 /// Octets with a pattern in which a lost, doubled or swapped stretch shows.
 pub(crate) fn pattern(octets: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
