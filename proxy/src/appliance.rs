@@ -241,14 +241,12 @@ impl Appliance {
         }
     }
 
-    /// What the witness calls for each note: towards anything but `proxy` a log line is due, and the bypass core looks at
-    /// once instead of at the kernel's next tick.
-    pub fn bypass_alert(&self, proxy: SocketAddr) -> Option<impl Fn(SocketAddr) + Send + use<>> {
+    /// What the witness calls for each attempt it notes: a log line is due, and the bypass core looks at once instead of
+    /// at the kernel's next tick.
+    pub fn bypass_alert(&self) -> Option<impl Fn() + Send + use<>> {
         let handle = self.monitor.as_ref()?.handle();
-        Some(move |destination| {
-            if destination != proxy {
-                let _ = handle.nudge();
-            }
+        Some(move || {
+            let _ = handle.nudge();
         })
     }
 

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use sluice_netns::{Sandbox as Network, Spec};
 use sluice_seccomp::{
     Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, ReplacedFile, Requirement,
-    Terminal, User, Witness,
+    Terminal, User, Witness, note_ring,
 };
 use thiserror::Error;
 
@@ -145,9 +145,12 @@ impl<'a> Made<'a> {
         launch.terminal = Terminal::Foreground;
         let mut child = sluice_seccomp::launch(&launch)?;
         if let Some(listener) = child.take_witness() {
-            let mut witness = Witness::new(listener, child.pid(), Arc::clone(&self.notes), Vec::new());
-            if let Some(alert) = self.appliance.bypass_alert(network.proxy_address()) {
-                witness.on_note(alert);
+            let (writer, memory) = note_ring().map_err(MadeError::Witness)?;
+            self.notes.attach(memory).map_err(MadeError::Witness)?;
+            let mut witness = Witness::new(listener, child.pid(), writer, Vec::new());
+            witness.set_proxy(network.proxy_address());
+            if let Some(alert) = self.appliance.bypass_alert() {
+                witness.on_attempt(alert);
             }
             self.witness = Some(attend(witness).map_err(MadeError::Witness)?);
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use sluice_bypass::monitor::{Handle, Moment};
 use sluice_bypass::{Attempt, Emission, Fold, Key, Loss, Proto, ProxyEnv, Sink, hint};
-use sluice_seccomp::{Notes, Proto as NotedProto};
+use sluice_seccomp::{Notes, Proto as NotedProto, Refused};
 
 use crate::event::journal::Urgency;
 use crate::event::{Action, Event, Kind, ProcessView, Reporter, Time, Via};
@@ -215,8 +215,9 @@ fn noted(watched: &Watched, facts: &Facts, when: Moment) -> Option<Who> {
         _ => return None,
     };
     let destination = SocketAddr::new(facts.dst, facts.dst_port?);
-    let now_ns = when.read_us.saturating_mul(1000);
-    let found = watched.notes.as_ref()?.join_log_line(proto, facts.src_port?, destination, now_ns)?;
+    let logged_ns = when.logged_us.saturating_mul(1000);
+    let refused = Refused { proto, src_port: facts.src_port, dst: destination, logged_ns };
+    let found = watched.notes.as_ref()?.join(&refused)?;
     let process = &found.note.process;
     Some(Who(Some(Arc::new(Known {
         pid: process.pid,

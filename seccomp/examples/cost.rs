@@ -3,10 +3,9 @@
 //! Run as root: `cargo run --release -p sluice-seccomp --example cost`.
 #![allow(clippy::unwrap_used, reason = "a measurement that fails has nothing to show")]
 
-use sluice_seccomp::{Launch, Namespaces, Notes, Stdio, Witness, launch};
+use sluice_seccomp::{Launch, Namespaces, Stdio, Witness, launch, note_ring};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ROUNDS: u32 = 5;
@@ -97,7 +96,7 @@ fn confined(task: &str, witnessed: bool) -> Duration {
     wanted.stdio = Stdio { stdout: Some(file.as_fd()), ..Stdio::default() };
     let mut child = launch(&wanted).unwrap();
     let served = child.take_witness().map(|listener| {
-        let witness = Witness::new(listener, child.pid(), Arc::new(Notes::default()), vec![]);
+        let witness = Witness::new(listener, child.pid(), note_ring().unwrap().0, vec![]);
         std::thread::spawn(move || witness.run(None).unwrap())
     });
     child.wait().unwrap();

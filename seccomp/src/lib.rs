@@ -14,7 +14,7 @@
 //!    A step that fails names itself through a socket; nothing is executed.
 //! 3. [`Child`] (`launch/process.rs`) is waited for, signalled, and given the terminal.
 //! 4. Meanwhile [`Witness`] (`witness/`) answers each `connect`: it names the socket by giving it a
-//!    source port, writes a [`Note`] into [`Notes`], and lets the call continue. The fence's log
+//!    source port, writes a [`Note`] into a ring that [`Notes`] reads, and lets the call continue. The fence's log
 //!    line and the proxy's accepted connection carry the same port, so they join with the note exactly.
 //!
 //! [`Enforcement`] says what holds, at what level, and what does not; [`probe::all`] says what this
@@ -39,4 +39,7 @@ pub use launch::{
 };
 pub use privileges::{KEPT_BY_ROOT, User};
 pub use probe::Probe;
-pub use witness::{Call, Found, Join, Note, Notes, Process, Proto, Witness, WitnessError};
+pub use witness::{
+    Call, Found, Join, Note, NoteWriter, Notes, Process, Proto, ProxyVariable, Refused, RingId, Untold,
+    Witness, WitnessError, note_ring,
+};

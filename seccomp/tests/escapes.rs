@@ -9,7 +9,6 @@ use sluice_seccomp::{ExitStatus, LandlockPlan, Namespaces, Notes, User, Witness,
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::sync::Arc;
 
 const SHARED_PIDS: Namespaces = Namespaces { pids: false, private_tmp: false };
 
@@ -96,13 +95,12 @@ for flags in (8, 0):
 print(socket.socket().connect_ex(('192.0.2.1', 80)))";
     if cfg!(target_arch = "x86_64") {
         let network = Network::new();
-        let notes = Arc::new(Notes::default());
+        let (notes, writer) = Notes::with_writer().unwrap();
         let mut wanted = command(&["/usr/bin/python3", "-c", script]);
         wanted.netns = Some(network.fd.as_fd());
         wanted.witness = true;
         let outcome = run_with(&wanted, |child| {
-            let witness =
-                Witness::new(child.take_witness().unwrap(), child.pid(), Arc::clone(&notes), vec![]);
+            let witness = Witness::new(child.take_witness().unwrap(), child.pid(), writer, vec![]);
             std::thread::spawn(move || witness.run(None));
         });
         assert_eq!(outcome.text(), format!("EBUSY\nDONE\n{}\n", libc::ECONNREFUSED));

@@ -7,9 +7,8 @@
 mod sandbox;
 
 use sandbox::{Network, command, run_with};
-use sluice_seccomp::{ExitStatus, Launch, Namespaces, Notes, User, Witness};
+use sluice_seccomp::{ExitStatus, Launch, Namespaces, User, Witness, note_ring};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 /// Runs `words` as root and as a plain user, in a fresh private /tmp, and gives the output of both.
 fn confined(words: &[&str]) -> [String; 2] {
@@ -29,8 +28,7 @@ fn confined_in<'a>(network: &'a Network, mut launch: Launch<'a>) -> String {
     launch.env.push(("HOME".into(), "/tmp".into()));
     let mut witness = None;
     let outcome = run_with(&launch, |child| {
-        let serve =
-            Witness::new(child.take_witness().unwrap(), child.pid(), Arc::new(Notes::default()), vec![]);
+        let serve = Witness::new(child.take_witness().unwrap(), child.pid(), note_ring().unwrap().0, vec![]);
         witness = Some(std::thread::spawn(move || serve.run(None)));
     });
     witness.unwrap().join().unwrap().unwrap();

@@ -4,7 +4,7 @@
 mod sandbox;
 
 use sandbox::{Network, Outcome, command, eventually, run_with};
-use sluice_seccomp::{Call, Join, Launch, Note, Notes, Proto, Witness};
+use sluice_seccomp::{Call, Join, Launch, Note, Notes, Proto, ProxyVariable, Refused, Witness};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,12 +29,12 @@ impl Seen {
 
 /// Runs a workload under a witness in `network`.
 fn watch<'a>(network: &'a Network, mut launch: Launch<'a>) -> Seen {
-    let notes = Arc::new(Notes::default());
+    let (notes, writer) = Notes::with_writer().unwrap();
     launch.netns = Some(network.fd.as_fd());
     launch.witness = true;
     let mut thread = None;
     let outcome = run_with(&launch, |child| {
-        let witness = Witness::new(child.take_witness().unwrap(), child.pid(), Arc::clone(&notes), vec![]);
+        let witness = Witness::new(child.take_witness().unwrap(), child.pid(), writer, vec![]);
         thread = Some(std::thread::spawn(move || witness.run(None)));
     });
     thread.unwrap().join().unwrap().unwrap();
@@ -47,6 +47,11 @@ fn python(network: &Network, script: &str) -> Seen {
 
 fn dst(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+/// What a log line of a TCP packet joins.
+fn join(seen: &Seen, src_port: u16, to: &str, logged_ns: u64) -> Option<sluice_seccomp::Found> {
+    seen.notes.join(&Refused { proto: Proto::Tcp, src_port: Some(src_port), dst: dst(to), logged_ns })
 }
 
 #[test]
@@ -69,7 +74,7 @@ print(peer[1])",
     );
     assert!(note.process.exe.to_string_lossy().contains("python"), "{note:?}");
     assert!(seen.notes.lookup_tcp(port, dst("10.200.0.1:3128")).is_some());
-    let found = seen.notes.join_log_line(Proto::Tcp, port, dst("10.200.0.1:3128"), note.time_ns).unwrap();
+    let found = join(&seen, port, "10.200.0.1:3128", note.time_ns).unwrap();
     assert_eq!(found.join, Join::Exact);
 }
 
@@ -410,7 +415,7 @@ print('fine')",
     let all = seen.all();
     let ports: Vec<_> = all.iter().map(|note| note.src_port.is_some()).collect();
     assert_eq!(ports, [false, false, false, true], "{all:#?}");
-    let found = seen.notes.join_log_line(Proto::Tcp, 40_001, dst("192.0.2.1:80"), all[0].time_ns).unwrap();
+    let found = join(&seen, 40_001, "192.0.2.1:80", all[0].time_ns).unwrap();
     assert_eq!((found.join, found.note.tid), (Join::Order, all[0].tid));
 }
 
@@ -458,14 +463,62 @@ print(e)",
     ]);
     launch.netns = Some(network.fd.as_fd());
     launch.witness = true;
-    let notes = Arc::new(Notes::default());
+    let (notes, writer) = Notes::with_writer().unwrap();
     let outcome = run_with(&launch, |child| {
         let (stop, tell) = nix::unistd::pipe().unwrap();
-        let witness = Witness::new(child.take_witness().unwrap(), child.pid(), Arc::clone(&notes), vec![]);
+        let witness = Witness::new(child.take_witness().unwrap(), child.pid(), writer, vec![]);
         let thread = std::thread::spawn(move || witness.run(Some(&stop)));
         eventually("a hundred notes", || notes.len() >= 100);
         nix::unistd::write(&tell, &[1]).unwrap();
         thread.join().unwrap().unwrap();
     });
     assert_eq!(outcome.stdout.trim(), libc::ENOSYS.to_string(), "{outcome:?}");
+}
+
+#[test]
+fn a_ping_is_noted_with_its_identifier() {
+    let network = Network::new();
+    let seen = python(
+        &network,
+        "
+for family, kind, to in ((socket.AF_INET, socket.IPPROTO_ICMP, '192.0.2.1'), (socket.AF_INET6, socket.IPPROTO_ICMPV6, '2001:db8::1')):
+    s = socket.socket(family, socket.SOCK_DGRAM, kind)
+    try: s.sendto(b'\\x08\\0\\0\\0\\0\\0\\0\\0' if family == socket.AF_INET else b'\\x80\\0\\0\\0\\0\\0\\0\\0', (to, 1025))
+    except OSError as error: pass
+    print(s.getsockname()[1])",
+    );
+    let identifiers: Vec<u16> = seen.outcome.stdout.lines().map(|line| line.parse().unwrap()).collect();
+    let all = seen.all();
+    let noted: Vec<_> = all.iter().map(|note| (note.proto, note.src_port, note.dst, note.call)).collect();
+    let wanted = [(identifiers[0], "192.0.2.1:0"), (identifiers[1], "[2001:db8::1]:0")]
+        .map(|(id, to)| (Proto::Icmp, Some(id), dst(to), Call::SendTo));
+    assert_eq!(noted, wanted, "{:?}", seen.outcome);
+}
+
+#[test]
+fn how_a_program_was_started_is_noted_of_attempts_and_not_of_clients_of_the_proxy() {
+    let network = Network::new();
+    let script =
+        "import socket\nfor ip in ('10.200.0.1', '192.0.2.1'): socket.socket().connect_ex((ip, 3128))";
+    for (variable, expected) in [("https_proxy", ProxyVariable::Present), ("no_proxy", ProxyVariable::Absent)]
+    {
+        let mut launch = command(&["python3", "-c", script, "--noproxy"]);
+        launch.env =
+            vec![(variable.into(), "http://10.200.0.1:3128".into()), ("PATH".into(), "/usr/bin:/bin".into())];
+        launch.netns = Some(network.fd.as_fd());
+        launch.witness = true;
+        let (notes, writer) = Notes::with_writer().unwrap();
+        let mut thread = None;
+        let outcome = run_with(&launch, |child| {
+            let mut witness = Witness::new(child.take_witness().unwrap(), child.pid(), writer, vec![]);
+            witness.set_proxy(dst("10.200.0.1:3128"));
+            thread = Some(std::thread::spawn(move || witness.run(None)));
+        });
+        thread.unwrap().join().unwrap().unwrap();
+        let all = notes.snapshot();
+        let started: Vec<_> =
+            all.iter().map(|note| (note.process.proxy_variable, note.process.args.len())).collect();
+        assert_eq!(started, [(None, 0), (Some(expected), 4)], "{outcome:?}");
+        assert_eq!(&*all[1].process.args[3], "--noproxy");
+    }
 }

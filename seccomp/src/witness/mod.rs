@@ -9,21 +9,29 @@
 //!    moment later (`naming.rs`), so that the note carries the source port that the fence's log line
 //!    and the proxy's accepted connection will show;
 //! 3. the process is named (`who.rs`): exe, start time, ancestors, cached per process;
-//! 4. if the caller still waits, so that all that was read was its own, the [`Note`] is kept
-//!    (`notes.rs`) and the call continues, unchanged.
+//! 4. if the caller still waits, so that all that was read was its own, the [`Note`] is written into a ring
+//!    (`ring.rs`, over `memory.rs`; processes by `record.rs`) and the call continues, unchanged.
+//!
+//! Whoever asks, in this process or in another, has the ring's memory and reads it into [`Notes`] (`notes.rs`,
+//! `index.rs`). The launcher so serves a workload without the daemon, and the daemon learns what it saw.
 //!
 //! It is a witness and never the enforcer: another thread can change the address after it was read.
 //! The fence enforces. When the launcher dies the kernel answers ENOSYS and nothing hangs.
 
 mod attempt;
+mod index;
 mod listener;
+mod memory;
 mod naming;
 mod notes;
 mod program;
+mod record;
+mod ring;
 mod who;
 
-pub use notes::{Call, Found, Join, Note, Notes, Process, Proto};
+pub use notes::{Call, Found, Join, Note, Notes, Process, Proto, ProxyVariable, Refused, RingId, Untold};
 pub(crate) use program::assemble as program;
+pub use ring::{NoteWriter, note_ring};
 
 use attempt::Attempt;
 use listener::{Event, Listener, Notification};
@@ -31,8 +39,7 @@ use naming::{Naming, Sockets};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use who::Processes;
+use who::{Processes, Want};
 
 /// The witness cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +65,10 @@ pub struct Witness {
     listener: Listener,
     sockets: Sockets,
     processes: Processes,
-    notes: Arc<Notes>,
+    notes: NoteWriter,
     local: Vec<IpAddr>,
-    on_note: Option<Box<dyn Fn(SocketAddr) + Send>>,
+    proxy: Option<SocketAddr>,
+    on_attempt: Option<Box<dyn Fn() + Send>>,
     served: Served,
 }
 
@@ -68,22 +76,28 @@ impl Witness {
     /// `listener` is [`crate::Child::take_witness`]'s, `workload` its pid. Attempts towards loopback
     /// addresses and towards `local` are not noted: servers of the sandbox itself. The proxy's address
     /// must not be among them.
-    pub fn new(listener: OwnedFd, workload: u32, notes: Arc<Notes>, local: Vec<IpAddr>) -> Self {
+    pub fn new(listener: OwnedFd, workload: u32, notes: NoteWriter, local: Vec<IpAddr>) -> Self {
         Self {
             listener: Listener::new(listener),
             sockets: Sockets::default(),
             processes: Processes::new(workload),
             notes,
             local,
-            on_note: None,
+            proxy: None,
+            on_attempt: None,
             served: Served::default(),
         }
     }
 
-    /// Has `alert` called with the destination of each note, once it can be found and before the call goes on. Every
-    /// noted call waits for it.
-    pub fn on_note(&mut self, alert: impl Fn(SocketAddr) + Send + 'static) {
-        self.on_note = Some(Box::new(alert));
+    /// Says where the proxy is: what is noted towards it is no attempt to go around it.
+    pub fn set_proxy(&mut self, proxy: SocketAddr) {
+        self.proxy = Some(proxy);
+    }
+
+    /// Has `alert` called for each note of an attempt to go around the proxy, once it can be found and before the call
+    /// goes on. Every noted call waits for it.
+    pub fn on_attempt(&mut self, alert: impl Fn() + Send + 'static) {
+        self.on_attempt = Some(Box::new(alert));
     }
 
     /// Answers until every process of the workload has ended, or `stop` (an eventfd or a pipe's read
@@ -99,10 +113,9 @@ impl Witness {
             if let Some(note) = self.observe(&call) {
                 self.served.notes += 1;
                 self.served.unnamed += u64::from(note.src_port.is_none());
-                let dst = note.dst;
-                self.notes.push(note);
-                if let Some(on_note) = &self.on_note {
-                    on_note(dst);
+                self.notes.push(&note);
+                if let Some(alert) = self.on_attempt.as_ref().filter(|_| Some(note.dst) != self.proxy) {
+                    alert();
                 }
             }
             self.listener.resume(call.id).map_err(failed("SECCOMP_IOCTL_NOTIF_SEND"))?;
@@ -123,14 +136,21 @@ impl Witness {
             Naming::Unnamed(proto) => (proto, None),
             Naming::NoAttempt => return None,
         };
-        let process = self.processes.of_thread(attempt.tid, self.sockets.pid_of(attempt.tid)?)?;
+        let dst = match proto {
+            // Whatever the caller put there: a packet has none.
+            Proto::Icmp => SocketAddr::new(ip, 0),
+            Proto::Tcp | Proto::Udp => attempt.dst,
+        };
+        let want = if Some(dst) == self.proxy { Want::Process } else { Want::HowStarted };
+        let pid = self.sockets.pid_of(attempt.tid)?;
+        let process = self.processes.of_thread(attempt.tid, pid, want)?;
         self.listener.still_waits(call.id).then_some(Note {
             time_ns: who::monotonic_ns(),
             tid: attempt.tid,
             process,
             proto,
             src_port,
-            dst: attempt.dst,
+            dst,
             call: attempt.call,
         })
     }

@@ -155,8 +155,14 @@ fn transport(socket: &OwnedFd) -> Option<Proto> {
     match syscalls::int_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()? {
         libc::IPPROTO_TCP | libc::IPPROTO_MPTCP => Some(Proto::Tcp),
         libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE => Some(Proto::Udp),
+        libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6 if is_ping(socket) => Some(Proto::Icmp),
         _ => None,
     }
+}
+
+/// A ping socket, whose port is the identifier of its echo requests. A raw one has none.
+fn is_ping(socket: &OwnedFd) -> bool {
+    syscalls::int_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TYPE).ok() == Some(libc::SOCK_DGRAM)
 }
 
 /// The TCP socket is connected or connecting, or an earlier connect has failed and not said so yet. A

@@ -1,12 +1,17 @@
-//! What the witness saw, kept for its two readers.
+//! What the witnesses of one sandbox saw, kept for its two readers.
 //!
-//! The proxy asks "who owns the connection from this port to me?" and leaves the note where it is; the
-//! bypass core asks "whose connect is this log line?" and takes it. Both join by source port, exactly.
-//! A note whose socket could not be named has no port and joins by destination, oldest first.
+//! Notes come by rings (`ring.rs`), one for each launcher, and are indexed here (`index.rs`) when somebody asks. The
+//! proxy asks "who owns the connection from this port to me?" and leaves the note where it is; the bypass core asks
+//! "whose packet is this log line?" and takes it. Both join by source port, exactly. A note whose socket could not be
+//! named has no port and joins by destination and time. What was refused without a line (the log has a limit, and
+//! lines may be lost) the bypass core knows by number only, and asks whose calls no line has claimed.
 
-use crate::limits::{NOTES_MAX, PORTLESS_NOTE_AGE_MS_MAX};
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use super::index::{Index, Pick};
+use super::ring::NoteReader;
+use crate::limits::{NOTES_MAX, RINGS_MAX};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,8 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum Proto {
     /// TCP or MPTCP.
     Tcp,
-    /// UDP.
+    /// UDP and UDP-Lite.
     Udp,
+    /// ICMP and ICMPv6, by ping sockets.
+    Icmp,
 }
 
 /// The system call that was noted.
@@ -47,6 +54,19 @@ pub struct Process {
     pub uid: u32,
     /// The programs of its parents, nearest first, up to the sandbox's first process.
     pub ancestors: Arc<[Arc<Path>]>,
+    /// How it was started, at most [`crate::limits::ARGS_MAX`] words. Empty where [`Self::proxy_variable`] is `None`.
+    pub args: Arc<[Box<str>]>,
+    /// Whether it was started with a proxy variable; `None` if that was not looked at, as for clients of the proxy.
+    pub proxy_variable: Option<ProxyVariable>,
+}
+
+/// Whether a process was started with one of `http_proxy`, `https_proxy`, `all_proxy`, in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyVariable {
+    /// With none.
+    Absent,
+    /// With at least one that is not empty.
+    Present,
 }
 
 /// One attempt to reach something.
@@ -60,13 +80,21 @@ pub struct Note {
     pub process: Arc<Process>,
     /// Transport.
     pub proto: Proto,
-    /// The socket's local port: `SPT=` in the fence's log line, the peer's port at the proxy. `None`
+    /// The socket's local port: `SPT=` in the fence's log line (`ID=` for ICMP), the peer's port at the proxy. `None`
     /// when the socket could not be named.
     pub src_port: Option<u16>,
-    /// Where to; a v4-mapped IPv6 address is given as IPv4.
+    /// Where to; a v4-mapped IPv6 address is given as IPv4. ICMP has no port: 0.
     pub dst: SocketAddr,
     /// Through which call.
     pub call: Call,
+}
+
+impl Note {
+    /// Whether the call sends exactly one packet, unless it fails before. `connect` of UDP sends none, and what is sent
+    /// afterwards is not noted.
+    pub(super) fn is_one_packet(&self) -> bool {
+        self.proto == Proto::Tcp || self.call == Call::SendTo
+    }
 }
 
 /// How a note was joined.
@@ -74,7 +102,7 @@ pub struct Note {
 pub enum Join {
     /// Protocol, source port and destination agree.
     Exact,
-    /// Protocol and destination agree, and it is the oldest such note without a port.
+    /// Protocol, destination and time agree; the note has no port.
     Order,
 }
 
@@ -87,30 +115,52 @@ pub struct Found {
     pub join: Join,
 }
 
-/// A bounded ring of notes, shared by the witness thread and the readers.
+/// A packet that left a trace in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its protocol.
+    pub proto: Proto,
+    /// Its source port; of ICMP the identifier.
+    pub src_port: Option<u16>,
+    /// Where it was to go; port 0 for ICMP.
+    pub dst: SocketAddr,
+    /// CLOCK_MONOTONIC nanoseconds at which it was logged, as nearly as is known.
+    pub logged_ns: u64,
+}
+
+/// A number of packets of one protocol that are known to have been refused and left no trace in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// Their protocol.
+    pub proto: Proto,
+    /// How many.
+    pub count: u64,
+    /// They were refused after this time (CLOCK_MONOTONIC nanoseconds),
+    pub after_ns: u64,
+    /// and before this one.
+    pub before_ns: u64,
+    /// The proxy's address: calls to it are not refused.
+    pub proxy: IpAddr,
+}
+
+/// Names an attached ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RingId(u64);
+
+/// The notes of one sandbox, shared by the workers and the bypass core.
 #[derive(Debug)]
 pub struct Notes {
-    ring: Mutex<Ring>,
-    capacity: usize,
-}
-
-#[derive(Debug, Default)]
-struct Ring {
-    slots: VecDeque<Slot>,
-    /// The number of the slot at the front.
-    first: u64,
-    /// Slots by protocol and source port, oldest first.
-    by_port: HashMap<(Proto, u16), VecDeque<u64>>,
-    /// Slots without a port, oldest first.
-    portless: VecDeque<u64>,
-    overflow: u64,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Slot {
-    note: Arc<Note>,
-    /// A reader has seen it; its loss is none.
-    used: bool,
+struct State {
+    index: Index,
+    rings: Vec<(RingId, NoteReader)>,
+    last_ring: u64,
+    /// Notes that were written over in a ring before they were read.
+    overwritten: u64,
+    garbled: u64,
 }
 
 impl Default for Notes {
@@ -120,61 +170,100 @@ impl Default for Notes {
 }
 
 impl Notes {
-    /// A ring of `capacity` notes (at least one); [`Notes::default`] holds [`NOTES_MAX`].
+    /// An index of at most `capacity` notes (at least one); [`Notes::default`] holds [`NOTES_MAX`].
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { ring: Mutex::default(), capacity: capacity.max(1) }
+        let state = State {
+            index: Index::new(capacity.max(1)),
+            rings: Vec::new(),
+            last_ring: 0,
+            overwritten: 0,
+            garbled: 0,
+        };
+        Self { state: Mutex::new(state) }
     }
 
-    /// Adds a note, dropping the oldest when full.
-    pub fn push(&self, note: Note) {
-        let mut ring = self.lock();
-        if ring.slots.len() >= self.capacity {
-            ring.drop_oldest();
+    /// Notes with a ring of their own, for a witness in this process.
+    pub fn with_writer() -> io::Result<(Arc<Self>, super::NoteWriter)> {
+        let (writer, memory) = super::note_ring()?;
+        let notes = Arc::new(Self::default());
+        notes.attach(memory)?;
+        Ok((notes, writer))
+    }
+
+    /// Takes notes also from the ring in `memory` ([`super::note_ring`]'s), from its oldest on. An error: that is no
+    /// ring of ours, it could change its size, or there are [`RINGS_MAX`] already.
+    pub fn attach(&self, memory: impl AsFd) -> io::Result<RingId> {
+        let reader = NoteReader::open(memory.as_fd())?;
+        let mut state = self.lock();
+        if state.rings.len() >= RINGS_MAX {
+            return Err(io::Error::other(format!("the sandbox has {RINGS_MAX} witnesses already")));
         }
-        let number = ring.first + ring.slots.len() as u64;
-        match note.src_port {
-            Some(port) => ring.by_port.entry((note.proto, port)).or_default().push_back(number),
-            None => ring.portless.push_back(number),
-        }
-        ring.slots.push_back(Slot { note: Arc::new(note), used: false });
+        state.last_ring += 1;
+        let id = RingId(state.last_ring);
+        state.rings.push((id, reader));
+        Ok(id)
+    }
+
+    /// Reads what is left in a ring and lets go of it: its writer has ended.
+    pub fn detach(&self, id: RingId) {
+        let mut state = self.lock();
+        state.refresh();
+        state.rings.retain(|(ring, _)| *ring != id);
+    }
+
+    /// Reads the rings. Whoever asks a question causes it too; the bypass core does it in between, lest a ring that
+    /// nobody asks about runs over.
+    pub fn refresh(&self) {
+        self.lock().refresh();
     }
 
     /// For the proxy: the latest TCP note from this port to this destination. It stays.
     pub fn lookup_tcp(&self, src_port: u16, dst: SocketAddr) -> Option<Arc<Note>> {
-        let mut ring = self.lock();
-        let number = ring.latest(Proto::Tcp, src_port, canonical(dst))?;
-        let slot = ring.slot(number)?;
-        slot.used = true;
-        Some(Arc::clone(&slot.note))
-    }
-
-    /// For the bypass core: the note behind one log line, seen at `now_ns` (CLOCK_MONOTONIC).
-    ///
-    /// A TCP note is taken: one connect, one line. A UDP note stays, since a connected socket sends many
-    /// datagrams. Lines must be joined in the order of the log, as notes without a port join by order;
-    /// those older than [`PORTLESS_NOTE_AGE_MS_MAX`] no longer do.
-    pub fn join_log_line(&self, proto: Proto, src_port: u16, dst: SocketAddr, now_ns: u64) -> Option<Found> {
         let dst = canonical(dst);
-        let mut ring = self.lock();
-        if let Some(number) = ring.oldest(proto, src_port, dst) {
-            if proto == Proto::Tcp {
-                ring.unindex_port(proto, src_port, number);
-            }
-            return ring.found(number, Join::Exact);
-        }
-        let number = ring.oldest_portless(proto, dst, now_ns)?;
-        ring.portless.retain(|other| *other != number);
-        ring.found(number, Join::Order)
+        let mut state = self.lock();
+        // The note was written before the connect went on, so it is there by now; mostly it is the newest of all.
+        state.refresh();
+        state.index.latest_tcp(src_port, dst)
     }
 
-    /// Notes dropped from the full ring before any reader had seen them.
+    /// For the bypass core: the note behind one log line.
+    ///
+    /// A note of one packet (a TCP connect, a `sendto`) is taken: one call, one line. That of a UDP `connect` stays, as
+    /// the socket may send any number of datagrams.
+    pub fn join(&self, refused: &Refused) -> Option<Found> {
+        let refused = Refused { dst: canonical(refused.dst), ..*refused };
+        let mut state = self.lock();
+        state.refresh();
+        state
+            .index
+            .pick(&refused)
+            .map(|Pick { note, exact }| Found { note, join: if exact { Join::Exact } else { Join::Order } })
+    }
+
+    /// For the bypass core: hands out the notes of the calls that sent what is `untold`, at most as many as there are
+    /// such packets, oldest first. Returns how many it handed out.
+    pub fn settle(&self, untold: &Untold, give: impl FnMut(&Arc<Note>)) -> u64 {
+        let mut state = self.lock();
+        state.refresh();
+        state.index.settle(untold, give)
+    }
+
+    /// Notes dropped before any reader had seen them.
     pub fn overflow(&self) -> u64 {
-        self.lock().overflow
+        let state = self.lock();
+        state.overwritten.saturating_add(state.index.dropped_unseen())
     }
 
-    /// Notes in the ring, used ones included.
+    /// Things in the rings that are no notes: a writer is none of ours.
+    pub fn garbled(&self) -> u64 {
+        self.lock().garbled
+    }
+
+    /// Notes in the index, used ones included.
     pub fn len(&self) -> usize {
-        self.lock().slots.len()
+        let mut state = self.lock();
+        state.refresh();
+        state.index.len()
     }
 
     /// Whether nothing was noted yet.
@@ -182,76 +271,25 @@ impl Notes {
         self.len() == 0
     }
 
-    /// Copies of the notes now in the ring, oldest first.
+    /// Copies of the notes now in the index, oldest first.
     pub fn snapshot(&self) -> Vec<Arc<Note>> {
-        self.lock().slots.iter().map(|slot| Arc::clone(&slot.note)).collect()
+        let mut state = self.lock();
+        state.refresh();
+        state.index.all().cloned().collect()
     }
 
-    /// The ring is consistent between any two statements that may panic, so a poisoned lock is usable.
-    fn lock(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The index is consistent between any two statements that may panic, so a poisoned lock is usable.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ring {
-    fn slot(&mut self, number: u64) -> Option<&mut Slot> {
-        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.slots.get_mut(index)
-    }
-
-    fn matches(&self, number: u64, dst: SocketAddr) -> bool {
-        let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        index.and_then(|index| self.slots.get(index)).is_some_and(|slot| slot.note.dst == dst)
-    }
-
-    fn latest(&self, proto: Proto, port: u16, dst: SocketAddr) -> Option<u64> {
-        let numbers = self.by_port.get(&(proto, port))?;
-        numbers.iter().rev().copied().find(|number| self.matches(*number, dst))
-    }
-
-    /// TCP lines arrive in the order of their connects, so the oldest; a UDP port's present owner is the latest.
-    fn oldest(&self, proto: Proto, port: u16, dst: SocketAddr) -> Option<u64> {
-        if proto == Proto::Udp {
-            return self.latest(proto, port, dst);
-        }
-        let numbers = self.by_port.get(&(proto, port))?;
-        numbers.iter().copied().find(|number| self.matches(*number, dst))
-    }
-
-    fn oldest_portless(&self, proto: Proto, dst: SocketAddr, now_ns: u64) -> Option<u64> {
-        let not_before = now_ns.saturating_sub(PORTLESS_NOTE_AGE_MS_MAX * 1_000_000);
-        self.portless.iter().copied().find(|number| {
-            let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-            index.and_then(|index| self.slots.get(index)).is_some_and(|slot| {
-                slot.note.proto == proto && slot.note.dst == dst && slot.note.time_ns >= not_before
-            })
-        })
-    }
-
-    fn found(&mut self, number: u64, join: Join) -> Option<Found> {
-        let slot = self.slot(number)?;
-        slot.used = true;
-        Some(Found { note: Arc::clone(&slot.note), join })
-    }
-
-    fn unindex_port(&mut self, proto: Proto, port: u16, number: u64) {
-        if let Some(numbers) = self.by_port.get_mut(&(proto, port)) {
-            numbers.retain(|other| *other != number);
-            if numbers.is_empty() {
-                self.by_port.remove(&(proto, port));
-            }
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        let Some(slot) = self.slots.pop_front() else { return };
-        let number = self.first;
-        self.first += 1;
-        self.overflow += u64::from(!slot.used);
-        match slot.note.src_port {
-            Some(port) => self.unindex_port(slot.note.proto, port, number),
-            None if self.portless.front() == Some(&number) => drop(self.portless.pop_front()),
-            None => {}
+impl State {
+    fn refresh(&mut self) {
+        for (_, ring) in self.rings.iter_mut().filter(|(_, ring)| ring.has_news()) {
+            let missed = ring.read(|note| self.index.add(note));
+            self.overwritten = self.overwritten.saturating_add(missed.overwritten);
+            self.garbled = self.garbled.saturating_add(missed.garbled);
         }
     }
 }
@@ -259,106 +297,4 @@ impl Ring {
 /// IPv4 whichever family the socket had, without flow labels and scopes, which a log line lacks.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn note(pid: u32, src_port: Option<u16>, dst: &str) -> Note {
-        let process = Process {
-            pid,
-            start_time: 1,
-            exe: Path::new("/bin/x").into(),
-            comm: "x".into(),
-            uid: 0,
-            ancestors: Arc::new([]),
-        };
-        Note {
-            time_ns: 1_000,
-            tid: pid,
-            process: Arc::new(process),
-            proto: Proto::Tcp,
-            src_port,
-            dst: dst.parse().unwrap(),
-            call: Call::Connect,
-        }
-    }
-
-    fn dst(text: &str) -> SocketAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn one_log_line_takes_one_tcp_note() {
-        let notes = Notes::default();
-        notes.push(note(7, Some(40_000), "1.2.3.4:80"));
-        let found = notes.join_log_line(Proto::Tcp, 40_000, dst("1.2.3.4:80"), 1_000).unwrap();
-        assert_eq!((found.note.process.pid, found.join), (7, Join::Exact));
-        assert!(notes.join_log_line(Proto::Tcp, 40_000, dst("1.2.3.4:80"), 1_000).is_none());
-    }
-
-    #[test]
-    fn a_reused_port_joins_oldest_line_first_and_the_proxy_sees_the_latest() {
-        let notes = Notes::default();
-        notes.push(note(1, Some(40_000), "1.2.3.4:80"));
-        notes.push(note(2, Some(40_000), "1.2.3.4:80"));
-        assert_eq!(notes.lookup_tcp(40_000, dst("1.2.3.4:80")).unwrap().process.pid, 2);
-        let first = notes.join_log_line(Proto::Tcp, 40_000, dst("1.2.3.4:80"), 0).unwrap();
-        assert_eq!(first.note.process.pid, 1);
-    }
-
-    #[test]
-    fn a_udp_note_answers_for_every_datagram() {
-        let notes = Notes::default();
-        notes.push(Note { proto: Proto::Udp, ..note(3, Some(5_000), "8.8.8.8:53") });
-        for _ in 0..3 {
-            assert!(notes.join_log_line(Proto::Udp, 5_000, dst("8.8.8.8:53"), 0).is_some());
-        }
-    }
-
-    #[test]
-    fn a_note_without_a_port_joins_by_destination_and_order_once() {
-        let notes = Notes::default();
-        notes.push(note(1, None, "1.2.3.4:80"));
-        notes.push(note(2, None, "1.2.3.4:80"));
-        for pid in [1, 2] {
-            let found = notes.join_log_line(Proto::Tcp, 999, dst("1.2.3.4:80"), 2_000).unwrap();
-            assert_eq!((found.note.process.pid, found.join), (pid, Join::Order));
-        }
-        assert!(notes.join_log_line(Proto::Tcp, 999, dst("1.2.3.4:80"), 2_000).is_none());
-    }
-
-    #[test]
-    fn an_old_note_without_a_port_joins_nothing() {
-        let notes = Notes::default();
-        notes.push(note(1, None, "1.2.3.4:80"));
-        let later = 2_000 + PORTLESS_NOTE_AGE_MS_MAX * 1_000_000;
-        assert!(notes.join_log_line(Proto::Tcp, 999, dst("1.2.3.4:80"), later).is_none());
-    }
-
-    #[test]
-    fn mapped_addresses_join_with_plain_ones() {
-        let notes = Notes::default();
-        notes.push(note(1, Some(9), "1.2.3.4:80"));
-        assert!(notes.lookup_tcp(9, dst("[::ffff:1.2.3.4]:80")).is_some());
-    }
-
-    #[test]
-    fn a_full_ring_drops_the_oldest_and_counts_only_unseen_ones() {
-        let notes = Notes::with_capacity(2);
-        notes.push(note(1, Some(1), "1.2.3.4:80"));
-        notes.lookup_tcp(1, dst("1.2.3.4:80")).unwrap();
-        notes.push(note(2, Some(2), "1.2.3.4:80"));
-        notes.push(note(3, Some(3), "1.2.3.4:80"));
-        assert_eq!((notes.len(), notes.overflow()), (2, 0));
-        notes.push(note(4, None, "1.2.3.4:80"));
-        assert_eq!((notes.len(), notes.overflow()), (2, 1));
-        assert!(notes.lookup_tcp(2, dst("1.2.3.4:80")).is_none());
-        assert!(notes.lookup_tcp(3, dst("1.2.3.4:80")).is_some());
-        notes.push(note(5, None, "1.2.3.4:80"));
-        notes.push(note(6, None, "1.2.3.4:80"));
-        let found = notes.join_log_line(Proto::Tcp, 1, dst("1.2.3.4:80"), 0).unwrap();
-        assert_eq!(found.note.process.pid, 5);
-    }
 }

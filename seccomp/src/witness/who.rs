@@ -4,13 +4,14 @@
 //! (reads fail once it is gone, whoever has the pid then), and reading it gives the program executed
 //! now, so neither a reused pid nor an execve is ever answered from the cache.
 
-use super::notes::Process;
-use crate::limits::{ANCESTORS_MAX, PROCESSES_CACHED_MAX};
+use super::notes::{Process, ProxyVariable};
+use crate::limits::{ANCESTORS_MAX, ARGS_BYTES_MAX, ARGS_MAX, ENVIRONMENT_BYTES_MAX, PROCESSES_CACHED_MAX};
 use nix::fcntl::{OFlag, open, readlinkat};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,10 +26,21 @@ pub(super) struct Processes {
     above: Option<u32>,
 }
 
+/// How much is to be known of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Who it is.
+    Process,
+    /// Also its command line and whether it was started with a proxy variable: what a hint is made of.
+    HowStarted,
+}
+
 #[derive(Debug)]
 struct Known {
     exe_link: OwnedFd,
     process: Arc<Process>,
+    /// Whether its command line and environment were looked at.
+    started_read: bool,
 }
 
 impl Processes {
@@ -37,22 +49,26 @@ impl Processes {
     }
 
     /// The process `pid`, of which `tid` is a thread.
-    pub(super) fn of_thread(&mut self, tid: u32, pid: u32) -> Option<Arc<Process>> {
-        if let Some(known) = self.known.get(&pid)
+    pub(super) fn of_thread(&mut self, tid: u32, pid: u32, want: Want) -> Option<Arc<Process>> {
+        if let Some(known) = self.known.get_mut(&pid)
             && read_exe(&known.exe_link).is_some_and(|exe| *exe == *known.process.exe)
         {
+            if want == Want::HowStarted && !known.started_read {
+                known.started_read = true;
+                known.process = Arc::new(started((*known.process).clone()));
+            }
             return Some(Arc::clone(&known.process));
         }
         if self.known.len() >= PROCESSES_CACHED_MAX {
             self.known.clear();
         }
-        let known = self.look(tid, pid)?;
+        let known = self.look(tid, pid, want)?;
         let process = Arc::clone(&known.process);
         self.known.insert(pid, known);
         Some(process)
     }
 
-    fn look(&self, tid: u32, pid: u32) -> Option<Known> {
+    fn look(&self, tid: u32, pid: u32, want: Want) -> Option<Known> {
         let path = format!("/proc/{pid}/exe");
         let exe_link =
             open(path.as_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
@@ -64,8 +80,12 @@ impl Processes {
             comm: stat.comm,
             uid: real_uid(tid)?,
             ancestors: self.ancestors(pid, stat.parent),
+            args: Arc::new([]),
+            proxy_variable: None,
         };
-        Some(Known { exe_link, process: Arc::new(process) })
+        let started_read = want == Want::HowStarted;
+        let process = if started_read { started(process) } else { process };
+        Some(Known { exe_link, process: Arc::new(process), started_read })
     }
 
     fn ancestors(&self, pid: u32, parent: u32) -> Arc<[Arc<Path>]> {
@@ -91,6 +111,43 @@ impl Processes {
 
 fn read_exe(link: &OwnedFd) -> Option<Arc<Path>> {
     readlinkat(link, c"").ok().map(|target| Arc::from(Path::new(&target)))
+}
+
+/// `process` with how it was started, as far as that can be read.
+fn started(process: Process) -> Process {
+    let pid = process.pid;
+    let line = read_up_to(&format!("/proc/{pid}/cmdline"), ARGS_BYTES_MAX).unwrap_or_default();
+    let environment = read_up_to(&format!("/proc/{pid}/environ"), ENVIRONMENT_BYTES_MAX);
+    let proxy_variable = environment.and_then(|bytes| match has_proxy_variable(&bytes) {
+        true => Some(ProxyVariable::Present),
+        // It may have one behind the cut.
+        false if bytes.len() >= ENVIRONMENT_BYTES_MAX => None,
+        false => Some(ProxyVariable::Absent),
+    });
+    Process { args: words(&line), proxy_variable, ..process }
+}
+
+fn read_up_to(path: &str, bytes: usize) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    fs::File::open(path).ok()?.take(bytes as u64).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+/// The words of a `/proc/<pid>/cmdline`.
+fn words(line: &[u8]) -> Arc<[Box<str>]> {
+    let line = line.strip_suffix(b"\0").unwrap_or(line);
+    let words = line.split(|byte| *byte == 0).take(ARGS_MAX);
+    words.map(|word| String::from_utf8_lossy(word).into()).collect()
+}
+
+/// Whether a `/proc/<pid>/environ` sets a proxy.
+fn has_proxy_variable(environment: &[u8]) -> bool {
+    const NAMES: [&[u8]; 3] = [b"http_proxy", b"https_proxy", b"all_proxy"];
+    environment.split(|byte| *byte == 0).any(|entry| {
+        let equals = entry.iter().position(|byte| *byte == b'=').unwrap_or(entry.len());
+        let (name, value) = entry.split_at(equals);
+        value.len() > 1 && NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+    })
 }
 
 fn real_uid(tid: u32) -> Option<u32> {
@@ -162,8 +219,40 @@ mod tests {
     fn this_process_is_found_and_then_remembered() {
         let pid = std::process::id();
         let mut processes = Processes::new(pid);
-        let first = processes.of_thread(pid, pid).unwrap();
+        let first = processes.of_thread(pid, pid, Want::Process).unwrap();
         assert_eq!(&*first.exe, std::env::current_exe().unwrap());
-        assert!(Arc::ptr_eq(&first, &processes.of_thread(pid, pid).unwrap()));
+        assert_eq!((first.args.len(), first.proxy_variable), (0, None), "not asked for");
+        assert!(Arc::ptr_eq(&first, &processes.of_thread(pid, pid, Want::Process).unwrap()));
+        let started = processes.of_thread(pid, pid, Want::HowStarted).unwrap();
+        assert_eq!(started.args.first().map(|arg| &**arg), std::env::args().next().as_deref());
+        assert!(started.proxy_variable.is_some());
+        assert!(Arc::ptr_eq(&started, &processes.of_thread(pid, pid, Want::Process).unwrap()));
+    }
+
+    #[test]
+    fn only_a_proxy_variable_that_is_not_empty_counts() {
+        for environment in [
+            &b""[..],
+            b"PATH=/bin\0http_proxy=\0",
+            b"no_proxy=x\0",
+            b"http_proxy",
+            b"xhttp_proxy=y\0",
+            b"\0=\0",
+        ] {
+            assert!(!has_proxy_variable(environment), "{}", String::from_utf8_lossy(environment));
+        }
+        for environment in [&b"A=b\0HTTPS_PROXY=http://p\0"[..], b"all_proxy=x", b"Http_Proxy=x\0B=c\0"] {
+            assert!(has_proxy_variable(environment));
+        }
+    }
+
+    #[test]
+    fn a_command_line_is_split_at_its_nuls() {
+        let words = words(b"curl\0--noproxy\0*\0\0url\0");
+        assert_eq!(
+            words.iter().map(|word| &**word).collect::<Vec<_>>(),
+            ["curl", "--noproxy", "*", "", "url"]
+        );
+        assert_eq!(super::words(b"").len(), 1);
     }
 }
