@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use crate::event::{Event, Kind, ProcessView, Reporter, Words};
 use crate::http::rewrite::Pseudonym;
 use crate::identity::{Changed, Elsewhere, Images, Scanner};
 use crate::limits::Limits;
+use crate::policy::Policy;
 use crate::sandbox::{Sandbox, Sources};
 use crate::watch::{Watch, Watched};
 use crate::worker::{Behind, Settings, Worker};
@@ -126,6 +127,28 @@ pub struct Appliance {
     control: Control,
     reporter: Reporter,
     writer: Option<Writer>,
+    retired: Retired,
+}
+
+/// Policies that are no longer in force, kept until no worker reads them: freeing a large one takes milliseconds, which
+/// no connection is to wait for.
+#[derive(Default)]
+struct Retired(Mutex<Vec<Arc<Policy>>>);
+
+impl Retired {
+    fn keep(&self, policies: Vec<Arc<Policy>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(policies);
+        self.free();
+    }
+
+    /// Frees what nobody else holds. Once swapped out, a policy gets no new holders.
+    fn free(&self) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (free, held) = kept.drain(..).partition::<Vec<_>, _>(|policy| Arc::strong_count(policy) == 1);
+        *kept = held;
+        drop(kept);
+        drop(free);
+    }
 }
 
 impl Appliance {
@@ -170,7 +193,8 @@ impl Appliance {
             .watch
             .then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner))))
             .transpose()?;
-        Ok(Self { monitor, workers, scanner, elsewhere, control, reporter, writer: Some(writer) })
+        let retired = Retired::default();
+        Ok(Self { monitor, workers, scanner, elsewhere, control, reporter, writer: Some(writer), retired })
     }
 
     /// Where events go.
@@ -257,8 +281,19 @@ impl Appliance {
         }
     }
 
+    /// Puts policies in force, all of them before a worker is told; what is open and now denied is closed soon after.
+    pub fn put_policies(&self, policies: Vec<(Arc<Sandbox>, Arc<Policy>)>) {
+        let changed: Arc<[Arc<Sandbox>]> = policies.iter().map(|(sandbox, _)| Arc::clone(sandbox)).collect();
+        let before = policies.into_iter().map(|(sandbox, policy)| sandbox.set_policy(policy)).collect();
+        self.retired.keep(before);
+        for worker in &self.workers {
+            worker.rejudge(&changed);
+        }
+    }
+
     /// Whether every part is alive; if not, which is not.
     pub fn health(&self) -> Result<(), &'static str> {
+        self.retired.free();
         if !self.workers.iter().all(Worker::is_alive) {
             return Err("a worker has died");
         }

@@ -5,8 +5,9 @@
 //! `file.yaml:12:7: error: unknown key "hots"; did you mean "host"?`, sorted by place, so that editors and CI logs
 //! can link it; on a terminal the source line with a caret comes along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Findings kept; a file of nothing but mistakes must not fill the memory or the screen.
@@ -118,6 +119,14 @@ impl Diagnostics {
     /// Remembers a file's text, for the line and caret under a finding.
     pub fn add_source(&mut self, file: &Arc<str>, text: &str) {
         self.sources.insert(Arc::clone(file), text.into());
+    }
+
+    /// The files that were read or were to be, `first` before all others.
+    pub fn files(&self, first: &Path) -> Vec<PathBuf> {
+        let named = self.found.iter().map(|found| &found.place.file).chain(self.sources.keys());
+        let named: BTreeSet<&Path> =
+            named.map(|file| Path::new(&**file)).filter(|file| *file != first).collect();
+        std::iter::once(first).chain(named).map(Path::to_owned).collect()
     }
 
     /// Whether the load failed.

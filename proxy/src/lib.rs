@@ -30,6 +30,7 @@ pub mod measures;
 pub mod pace;
 pub mod policy;
 pub mod preflight;
+pub mod reload;
 pub mod resolv_conf;
 pub mod sandbox;
 pub mod signals;

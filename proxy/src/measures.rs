@@ -21,6 +21,8 @@ pub struct WorkerMeasures {
     pub connect_duration: Histogram,
     /// One policy decision.
     pub policy_decision: Histogram,
+    /// One slice of judging open connections again after a policy was swapped: for so long nothing else moved.
+    pub rejudge_slice: Histogram,
     /// Identity lookups answered in place.
     pub identity_hits: Counter,
     /// Identity lookups that had to wait for a search.
@@ -45,6 +47,7 @@ impl WorkerMeasures {
         Self {
             connect_duration: histogram!("sluice_connect_duration_seconds"),
             policy_decision: histogram!("sluice_policy_decisions_seconds"),
+            rejudge_slice: histogram!("sluice_policy_rejudge_slice_seconds"),
             identity_hits: counter!("sluice_identity_cache_total", "result" => "hit"),
             identity_scans: counter!("sluice_identity_cache_total", "result" => "scan"),
             dns_hits: counter!("sluice_dns_lookups_total", "result" => "cached"),
@@ -80,6 +83,11 @@ pub fn describe() {
         "From the head of a CONNECT to its answer"
     );
     describe_histogram!("sluice_policy_decisions_seconds", Unit::Seconds, "One policy decision");
+    describe_histogram!(
+        "sluice_policy_rejudge_slice_seconds",
+        Unit::Seconds,
+        "One slice of judging open connections again after a policy was swapped"
+    );
     describe_histogram!(
         "sluice_identity_lookup_seconds",
         Unit::Seconds,

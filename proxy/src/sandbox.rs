@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,6 +19,7 @@ use crate::policy::Policy;
 pub struct Sandbox {
     name: Arc<str>,
     policy: ArcSwap<Policy>,
+    policy_version: AtomicU64,
     limits: SandboxLimits,
     resolver: Option<Arc<Resolver>>,
     measures: SandboxMeasures,
@@ -40,6 +41,7 @@ impl Sandbox {
         Self {
             name: name.into(),
             policy: ArcSwap::new(policy),
+            policy_version: AtomicU64::new(1),
             limits,
             resolver,
             measures: SandboxMeasures::default(),
@@ -65,9 +67,20 @@ impl Sandbox {
         self.policy.load_full()
     }
 
-    /// Puts another policy in force: every decision after this call is made by it.
-    pub fn set_policy(&self, policy: Arc<Policy>) {
-        self.policy.store(policy);
+    /// Counts the policies that were in force. Read before [`policy_now`](Self::policy_now), it is never newer than the
+    /// policy: what was granted under an older version than this is to be judged again.
+    pub fn policy_version(&self) -> u64 {
+        self.policy_version.load(Ordering::Acquire)
+    }
+
+    /// Puts another policy in force: every decision after this call is made by it. Returns the one before, which may be
+    /// large: it is not for a worker to free. What is open stays open until the workers are told
+    /// ([`Appliance::put_policies`](crate::appliance::Appliance::put_policies) does both).
+    #[must_use]
+    pub fn set_policy(&self, policy: Arc<Policy>) -> Arc<Policy> {
+        let before = self.policy.swap(policy);
+        self.policy_version.fetch_add(1, Ordering::Release);
+        before
     }
 
     /// Finds out who is asking, if that is wanted and possible.

@@ -1,6 +1,7 @@
 //! `sluice serve`: the daemon.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,14 +13,15 @@ use sd_notify::NotifyState;
 
 use super::{ServeArgs, check, doctor, exit};
 use crate::appliance::{self, Appliance, Plan};
-use crate::config::{self, Config, EventSink, IdentityMode, SandboxConfig, Workers};
+use crate::config::{self, Changes, Config, EventSink, IdentityMode, SandboxConfig, Workers};
 use crate::control::observe::{self, Readiness, Refresh};
-use crate::event::journal::{Target, Urgency};
-use crate::event::{Event, Kind, Words};
+use crate::event::Words;
+use crate::event::journal::Target;
 use crate::identity::{Members, Mode, ProcTables, Resolver, Setup};
 use crate::measures::{self, Fenced};
 use crate::policy::{self, Policy};
 use crate::preflight::{self, Finding};
+use crate::reload;
 use crate::sandbox::{Sandbox, Sources};
 use crate::signals::{Heard, Signals};
 
@@ -30,10 +32,10 @@ const STUCK: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(args: &ServeArgs) -> ExitCode {
-    let config = match config::load(&args.config) {
+    let loaded = match config::load(&args.config) {
         Ok(loaded) => {
             check::print(&loaded.notes);
-            loaded.config
+            loaded
         }
         Err(findings) => {
             check::print(&findings);
@@ -45,7 +47,9 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         eprintln!("{}", doctor::table(&missing));
         return exit::UNAVAILABLE.into();
     }
-    match serve(&config, &args.config) {
+    let mut changes = Changes::default();
+    changes.watch(loaded.notes.files(&args.config));
+    match serve(&loaded.config, &args.config, changes) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {error:#}");
@@ -54,7 +58,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-fn serve(config: &Config, config_path: &Path) -> anyhow::Result<()> {
+fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Result<()> {
     let signals = Signals::block().context("signals cannot be blocked")?;
     raise_descriptors();
     // Before any figure is touched: handles taken earlier would count for nobody.
@@ -95,7 +99,7 @@ fn serve(config: &Config, config_path: &Path) -> anyhow::Result<()> {
         "serving"
     );
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let ended = attend(&appliance, &signals, config_path, &external);
+    let ended = attend(&appliance, &signals, config_path, changes, &external);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drop(external);
     // The metrics listener holds it only weakly.
@@ -140,7 +144,7 @@ fn external(config: &Config, appliance: &Appliance) -> anyhow::Result<Vec<(IpNet
             let policy = Arc::new(Policy::compile_with(&entry.policy, &policy::host_links));
             let reporter = appliance.reporter().clone();
             let sandbox = Arc::new(Sandbox::new(&entry.name, policy, entry.limits, resolver, reporter));
-            report_policy(&sandbox, Kind::PolicyLoaded, &entry.policy.source, None);
+            reload::loaded(&sandbox, &entry.policy.source);
             Ok((entry.source, sandbox))
         })
         .collect()
@@ -166,21 +170,31 @@ fn resolver(entry: &SandboxConfig, appliance: &Appliance) -> anyhow::Result<Opti
     Ok(Some(Arc::new(Resolver::open(setup)?)))
 }
 
-/// Waits for the end, reloading on SIGHUP. An error when a part of the appliance died.
+/// Waits for the end, reloading on SIGHUP and when a file of the configuration changes. An error when a part of the appliance died.
 fn attend(
     appliance: &Appliance,
     signals: &Signals,
     config_path: &Path,
+    mut changes: Changes,
     external: &[(IpNet, Arc<Sandbox>)],
 ) -> anyhow::Result<()> {
     loop {
         match signals.wait(None, CHECK_EVERY) {
-            Heard::Signal(Signal::SIGHUP) => reload(appliance, config_path, external),
+            Heard::Signal(Signal::SIGHUP) => {
+                appliance.reporter().reopen();
+                changes.look_again();
+                changes.watch(reload(appliance, config_path, external));
+            }
             Heard::Signal(signal) => {
                 tracing::info!(%signal, "stopping");
                 return Ok(());
             }
-            Heard::Other | Heard::Nothing => {}
+            Heard::Other | Heard::Nothing => {
+                if changes.settled() {
+                    tracing::info!("a file has changed: reading the configuration again");
+                    changes.watch(reload(appliance, config_path, external));
+                }
+            }
         }
         // A worker that died leaves its connections in an unknown state: the whole process ends, and what has a fence
         // stays fenced.
@@ -190,42 +204,35 @@ fn attend(
     }
 }
 
-/// Reads the configuration anew and puts its policies in force; a bad one changes nothing. Also opens the events file
-/// anew, after log rotation.
-fn reload(appliance: &Appliance, config_path: &Path, external: &[(IpNet, Arc<Sandbox>)]) {
-    appliance.reporter().reopen();
+/// Reads the configuration anew and puts its policies in force; a bad one changes nothing. Returns the files it is made
+/// of.
+fn reload(appliance: &Appliance, config_path: &Path, external: &[(IpNet, Arc<Sandbox>)]) -> Vec<PathBuf> {
     let loaded = match config::load(config_path) {
         Ok(loaded) => loaded,
         Err(findings) => {
             check::print(&findings);
-            let text = findings.to_string();
             for (_, sandbox) in external {
-                report_policy(sandbox, Kind::PolicyRejected, &config_path.to_string_lossy(), Some(&text));
+                reload::rejected(sandbox, &config_path.to_string_lossy(), &findings);
             }
-            return tracing::error!("the configuration is bad; what was in force stays in force");
+            tracing::error!("the configuration is bad; what was in force stays in force");
+            return findings.files(config_path);
         }
     };
     check::print(&loaded.notes);
-    let mut unknown = loaded.config.sandboxes.len();
-    for entry in &loaded.config.sandboxes {
-        let Some((_, sandbox)) = external.iter().find(|(_, sandbox)| sandbox.name() == &*entry.name) else {
-            continue;
-        };
-        unknown -= 1;
-        sandbox.set_policy(Arc::new(Policy::compile_with(&entry.policy, &policy::host_links)));
-        report_policy(sandbox, Kind::PolicyLoaded, &entry.policy.source, None);
-    }
+    let known: HashMap<&str, &Arc<Sandbox>> =
+        external.iter().map(|(_, sandbox)| (sandbox.name(), sandbox)).collect();
+    let entries = &loaded.config.sandboxes;
+    let wanted: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| Some((Arc::clone(known.get(&*entry.name)?), Arc::clone(&entry.policy))))
+        .collect();
+    let unknown = entries.len() - wanted.len();
+    reload::put(appliance, &wanted, &policy::host_links);
     tracing::info!("policies reloaded");
     if unknown > 0 {
         tracing::warn!(unknown, "sandboxes that are new in the configuration are served after a restart");
     }
-}
-
-fn report_policy(sandbox: &Sandbox, kind: Kind, source: &str, errors: Option<&str>) {
-    let mut event = Event::now(kind);
-    event.sandbox = Some(sandbox.name());
-    event.detail = errors.or(Some(source));
-    sandbox.reporter().report(&event, Urgency::Now);
+    loaded.notes.files(config_path)
 }
 
 /// Ready while every part lives and every worker sweeps.

@@ -258,6 +258,8 @@ impl Policies<'_> {
         match (self.files)(path) {
             Ok(text) => policy::parse(&text, &path.to_string_lossy().into(), reader.out),
             Err(error) => {
+                // Not there now is a state it may leave.
+                reader.out.add_source(&path.to_string_lossy().into(), "");
                 reader.error(node, format!("cannot read the policy {}: {error}", path.display()));
                 None
             }

@@ -1,10 +1,12 @@
 //! The daemon's configuration file.
 //!
-//! Owns the schema of `sluice serve --config`. Never acts on it: no socket is bound, no folder made.
+//! Owns the schema of `sluice serve --config`, and notices when its files change (`changes.rs`). Never acts on it: no
+//! socket is bound, no folder made.
 //!
 //! The life of a configuration: [`load`] reads the file and every policy it names (`load.rs`), and gives a [`Config`]
 //! in which all policies are loaded, or every error of all those files at once, each at its own place.
 
+mod changes;
 mod load;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use changes::Changes;
 pub(crate) use load::from_tree;
 pub use load::{Files, Loaded, NAME_CHARS_MAX, REFUSAL_HINT_CHARS_MAX, SANDBOXES_MAX, is_name, load, parse};
 

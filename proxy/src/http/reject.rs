@@ -217,6 +217,7 @@ fn denied_phrase(label: &'static str) -> &'static str {
         "path_malformed" => "Denied by policy: path malformed",
         "query_malformed" => "Denied by policy: query malformed",
         "encoded_slash" => "Denied by policy: encoded slash in path",
+        "policy_changed" => "Denied by policy: policy changed meanwhile",
         _ => "Denied by policy",
     }
 }

@@ -6,20 +6,23 @@
 //! port, not with the size of the policy.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::binaries::{BinaryFacts, BinarySet, Table};
+use super::decide::{admits, literal_fits};
 use super::host::HostPattern;
 use super::model::{Binaries, BinaryPattern, Endpoint, PolicyFile, Ports};
 use super::trie::{Slots, Trie};
-use crate::destination::Host;
+use crate::address::Reach;
+use crate::destination::{Destination, Host};
 
 /// A compiled policy: immutable, shared by all workers.
 #[derive(Debug)]
 pub struct Policy {
     source: Arc<str>,
     names: HashMap<Box<str>, Slots>,
-    addresses: HashMap<std::net::IpAddr, Slots>,
+    addresses: HashMap<IpAddr, Slots>,
     wildcards: Trie,
     hostless: Slots,
     /// Endpoints for every host and port.
@@ -134,6 +137,16 @@ impl Policy {
     /// Whether a set was made by this policy, or by one with the same lists of binaries.
     pub fn understands(&self, set: &BinarySet) -> bool {
         set.is_of(&self.binaries)
+    }
+
+    /// Whether any program may go to the destination at this address: what is left to ask of a connection that nobody
+    /// uses.
+    pub fn leads_to(&self, destination: &Destination, ip: IpAddr, reach: Reach) -> bool {
+        let mut leads = false;
+        self.matching(&destination.host, destination.port, |_, row| {
+            leads |= literal_fits(&row.endpoint, &destination.host) && admits(&row.endpoint, ip, reach);
+        });
+        leads
     }
 
     pub(super) fn row(&self, id: EndpointId) -> Option<&Row> {

@@ -183,7 +183,7 @@ fn connection(policy: &Policy, ask: &Ask<'_>) -> Matched {
 }
 
 /// An address asked for by itself needs no DNS to be held against `allowed_ips`.
-fn literal_fits(endpoint: &Endpoint, host: &Host) -> bool {
+pub(super) fn literal_fits(endpoint: &Endpoint, host: &Host) -> bool {
     match host {
         Host::Ip(ip) if !endpoint.allowed_ips.is_empty() => holds(&endpoint.allowed_ips, *ip),
         _ => true,
@@ -250,7 +250,7 @@ impl<'a> Permit<'a> {
 
     /// Whether the destination may be reached at an address that its name resolved to.
     pub fn admits(&self, ip: IpAddr, reach: Reach) -> bool {
-        self.endpoints().any(|endpoint| Addresses::of(endpoint).admits(ip, reach))
+        self.endpoints().any(|endpoint| admits(endpoint, ip, reach))
     }
 
     /// The same question to take along.
@@ -274,6 +274,11 @@ impl AddressRule {
     pub fn admits(&self, ip: IpAddr, reach: Reach) -> bool {
         self.alternatives.iter().any(|addresses| addresses.admits(ip, reach))
     }
+}
+
+/// Whether an endpoint lets an address be dialled that a host resolved to.
+pub(super) fn admits(endpoint: &Endpoint, ip: IpAddr, reach: Reach) -> bool {
+    Addresses::of(endpoint).admits(ip, reach)
 }
 
 impl Addresses {

@@ -46,6 +46,7 @@ impl Session<Socket> {
         received: &Received,
         destination: &Destination,
     ) -> Result<(Upstream<Socket>, Granted, Protocol), Refusal> {
+        let mut version = self.sandbox.policy_version();
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
         self.within_rate()?;
@@ -54,10 +55,26 @@ impl Session<Socket> {
         }
         let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
         let permit = self.core.decide(&policy, &ask)?;
-        let granted = Granted::of(&permit);
-        let protocol = permit.protocol();
+        let (mut granted, mut protocol) = (Granted::of(&permit), permit.protocol());
         self.watch.arm(Duration::ZERO, Aim::Both);
         let upstream = self.core.dial(permit).await?;
+        // A policy that came while the name was looked up and dialled has its say before anything flows.
+        while version != self.sandbox.policy_version() {
+            version = self.sandbox.policy_version();
+            let policy = self.sandbox.policy_now();
+            self.identify(&policy).await;
+            let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
+            let permit = self.core.decide(&policy, &ask)?;
+            self.core.recheck(&upstream, &permit)?;
+            (granted, protocol) = (Granted::of(&permit), permit.protocol());
+        }
+        match protocol {
+            Protocol::Raw => {
+                let screened = granted.verifies_sni();
+                self.watch.standing.tunnel(version, destination, upstream.address, screened);
+            }
+            Protocol::Http => self.watch.standing.inspected(version, destination, upstream.address),
+        }
         self.tell_connect(destination, &upstream, &granted);
         self.core.measures.connect_duration.record(received.at.elapsed().as_secs_f64());
         Ok((upstream, granted, protocol))

@@ -42,9 +42,14 @@ impl Core {
         permit: &Permit<'_>,
     ) -> Option<Upstream<O>> {
         let upstream = kept.take(sandbox, permit.destination())?;
+        self.recheck(&upstream, permit).is_ok().then_some(upstream)
+    }
+
+    /// Holds the address of a connection that was dialled under another policy against this one.
+    pub(super) fn recheck<O>(&self, upstream: &Upstream<O>, permit: &Permit<'_>) -> Result<(), Refusal> {
         let (ip, port) = (upstream.address.ip(), upstream.address.port());
-        let checked = self.guard.load().check(ip, port, |ip, reach| permit.admits(ip, reach));
-        checked.is_ok().then_some(upstream)
+        self.guard.load().check(ip, port, |ip, reach| permit.admits(ip, reach))?;
+        Ok(())
     }
 
     /// The addresses in the order of dialling, if all of them may be dialled. One that may not condemns the answer: a

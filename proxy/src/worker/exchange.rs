@@ -167,6 +167,7 @@ impl<'s, C: Leg> Exchange<'s, C> {
     /// After 101: the two sockets are a tunnel, what was read of either behind its head included.
     async fn switched(self, began: Instant, from_client: Buffer, from_origin: Buffer) -> Next {
         let early = (from_client, from_origin);
+        self.session.watch.standing.switched();
         let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down), None).await;
         let flows = (&self.up, &self.down);
         self.session.tell_closed(
@@ -200,12 +201,13 @@ impl<'s, C: Leg> Exchange<'s, C> {
     fn unanswered(&self, error: Option<io::Error>, heard: bool) -> Broken {
         let reject = match self.session.watch.cause() {
             Some(Cause::Expired) => Reject::OriginTimeout,
+            Some(Cause::PolicyChanged) => Reject::Denied(Cause::PolicyChanged.reason()),
             Some(_) => return Broken::Late,
             None => Reject::OriginClosed,
         };
         let mut refusal = Refusal::from(reject);
-        refusal.detail = error.map(|error| error.to_string());
-        if heard || reject == Reject::OriginTimeout {
+        refusal.detail = self.session.watch.standing.verdict().or(error.map(|error| error.to_string()));
+        if heard || reject != Reject::OriginClosed {
             Broken::Unanswered(refusal)
         } else {
             Broken::Silent(refusal)

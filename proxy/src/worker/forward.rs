@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 use super::report::Granted;
 use super::session::{Leg, Next, Received, Session};
 use super::upstream::Upstream;
+use super::watchdog::Cause;
 use crate::destination::Destination;
 use crate::http::fault::Fault;
 use crate::http::head::RequestReader;
@@ -41,9 +42,18 @@ impl<C: Leg> Session<C> {
         let mut inbox = Some(tunnel.inbox);
         let mut reader = RequestReader::new(self.core.head_limits());
         loop {
+            if !self.core.may_stay_open(&self.sandbox, &self.watch) {
+                self.tell_ended(destination);
+                return Next::Close;
+            }
             let received = match self.read_head(&mut reader, &mut inbox).await {
                 Ok(Some(received)) => received,
-                Ok(None) => return Next::Close,
+                Ok(None) => {
+                    if self.watch.cause() == Some(Cause::PolicyChanged) {
+                        self.tell_ended(destination);
+                    }
+                    return Next::Close;
+                }
                 Err(refusal) => {
                     let refusal = match refusal.reject {
                         Reject::Request(fault) if !reader.has_line() => Reject::in_tunnel(fault).into(),
@@ -87,26 +97,39 @@ impl<C: Leg> Session<C> {
         destination: &Destination,
         route: Route,
     ) -> Result<Next, Refusal> {
-        let policy = self.sandbox.policy_now();
+        let mut version = self.sandbox.policy_version();
+        let mut policy = self.sandbox.policy_now();
         self.identify(&policy).await;
         self.within_rate()?;
         let may_repeat = received.head.method.is_idempotent() && received.head.framing.is_empty();
         let mut fresh = false;
         loop {
-            let (permit, head) = self.judge(received, destination, &policy, route)?;
+            let (permit, asked, head) = self.judge(received, destination, &policy, route)?;
             let granted = Granted::of(&permit);
             let kept =
                 if fresh { None } else { self.core.reuse(C::upstreams(&self.core), &self.sandbox, &permit) };
             let reused = kept.is_some();
             let upstream = match kept {
                 Some(upstream) => {
+                    drop(permit);
                     self.core.measures.upstream_reused.increment(1);
                     upstream
                 }
                 None => C::reach(self, permit).await?,
             };
+            if version != self.sandbox.policy_version() {
+                // A policy that came while the origin was dialled has its say before the request goes out.
+                C::upstreams(&self.core).keep(&self.sandbox, destination, upstream);
+                version = self.sandbox.policy_version();
+                policy = self.sandbox.policy_now();
+                self.identify(&policy).await;
+                continue;
+            }
+            self.watch.standing.request(version, destination, upstream.address, &asked);
             let exchange = Exchange::new(self, destination, granted, upstream);
-            match exchange.run(received, head).await {
+            let outcome = exchange.run(received, head).await;
+            self.watch.standing.answered();
+            match outcome {
                 Ok(next) => return Ok(next),
                 // The origin had closed the connection we kept: nothing was answered, so asking anew is safe.
                 Err(Broken::Silent(_)) if reused && may_repeat => fresh = true,
@@ -116,14 +139,14 @@ impl<C: Leg> Session<C> {
         }
     }
 
-    /// The decision, and the head the origin gets.
+    /// The decision, what was asked, and the head the origin gets.
     fn judge<'a>(
         &'a self,
         received: &'a Received,
         destination: &'a Destination,
         policy: &'a Policy,
         route: Route,
-    ) -> Result<(Permit<'a>, Buffer), Refusal> {
+    ) -> Result<(Permit<'a>, Request<'a>, Buffer), Refusal> {
         let (head, octets) = (&received.head, received.inbox.as_slice());
         let path = match route {
             Route::Tunnel => target::in_tunnel(head, octets, destination, C::SCHEME)?,
@@ -145,6 +168,6 @@ impl<C: Leg> Session<C> {
             close: false,
         };
         rewrite::request(&mut out, head, octets, &how).map_err(Reject::from)?;
-        Ok((permit, out))
+        Ok((permit, request, out))
     }
 }

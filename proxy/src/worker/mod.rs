@@ -5,7 +5,7 @@
 //! `session.rs` reads heads and asks who (`who.rs`) and whether (`policy::decide`); `dial.rs` resolves, checks every
 //! address and connects, the worker's cache and the control plane helping; `connect.rs` answers a CONNECT and hands the
 //! two sockets to `relay.rs`; `forward.rs` passes requests on over pooled upstream connections (`upstream.rs`).
-//! `watchdog.rs` ends what takes too long, `mailbox.rs` is how the other threads reach a worker.
+//! `watchdog.rs` ends what takes too long, `live.rs` what a new policy denies; `mailbox.rs` is how the other threads reach a worker.
 
 mod accept;
 mod body;
@@ -14,6 +14,7 @@ mod connect;
 mod dial;
 mod exchange;
 mod forward;
+mod live;
 mod mailbox;
 mod names;
 mod pending;
@@ -91,6 +92,8 @@ pub(crate) enum Message {
     Serve(Behind, TcpListener),
     /// Stop accepting for the sandbox and end its connections.
     Forget(Arc<Sandbox>),
+    /// Their policies have been swapped: judge again what is open.
+    Rejudge(Arc<[Arc<Sandbox>]>),
     /// The answer to a question about a name.
     Resolved(Box<str>, Answer),
     /// The answer to a question about a client.
@@ -160,6 +163,11 @@ impl Worker {
         self.sender.send(Message::Forget(Arc::clone(sandbox)));
     }
 
+    /// Judges again what is open in these sandboxes, whose policies have been swapped.
+    pub fn rejudge(&self, changed: &Arc<[Arc<Sandbox>]>) {
+        self.sender.send(Message::Rejudge(Arc::clone(changed)));
+    }
+
     /// Whether the thread is alive. A worker never ends by itself; one that did has panicked.
     pub fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
@@ -216,6 +224,10 @@ pub(crate) struct Core {
     stopping: Cell<bool>,
     /// Connections that were refused at the door and are still read.
     turned_away: Cell<usize>,
+    /// Sandboxes with a new policy, by address, whose connections have not been judged again.
+    changed: RefCell<HashMap<*const (), Arc<Sandbox>>>,
+    /// A task is at it.
+    rejudging: Cell<bool>,
 }
 
 fn run(
@@ -256,6 +268,8 @@ fn run(
         accepting: RefCell::default(),
         stopping: Cell::new(false),
         turned_away: Cell::new(0),
+        changed: RefCell::default(),
+        rejudging: Cell::new(false),
     });
     drop(started.send(Ok(())));
     runtime.block_on(core.live(mailbox, beat));
@@ -326,6 +340,7 @@ impl Core {
                 self.watchdog.stop_all(Some(Arc::as_ptr(&sandbox)), Cause::Stopping);
                 self.upstreams.forget(&sandbox);
             }
+            Message::Rejudge(changed) => self.rejudge(&changed),
             Message::Resolved(name, answer) => self.names.answered(name, answer),
             Message::Identified(ticket, identity) => self.scans.answer(ticket, identity),
             Message::Hashed(ticket, digest) => self.hashes.answer(ticket, digest),

@@ -11,6 +11,7 @@ use super::relay::Flow;
 use super::session::Session;
 use super::socket::Side;
 use super::upstream::Upstream;
+use super::watchdog::Cause;
 use crate::destination::{Destination, Host};
 use crate::event::journal::Urgency;
 use crate::event::{Action, Event, Kind, Via};
@@ -120,7 +121,7 @@ impl<C> Session<C> {
         failure: Option<&io::Error>,
     ) {
         let host = text_of(&destination.host);
-        let detail = failure.map(ToString::to_string);
+        let detail = self.watch.standing.verdict().or(failure.map(ToString::to_string));
         let mut event = self.event(Kind::TunnelClosed, destination, &host);
         event.dst_ip = Some(upstream.address.ip());
         event.rule = granted.rule();
@@ -134,6 +135,16 @@ impl<C> Session<C> {
         event.bytes_up = Some(up.octets());
         event.bytes_down = Some(down.octets());
         event.duration_ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.sandbox.reporter().report(&event, Urgency::Lazy);
+    }
+
+    /// A tunnel whose requests were judged has been ended by a new policy.
+    pub(super) fn tell_ended(&self, destination: &Destination) {
+        let host = text_of(&destination.host);
+        let detail = self.watch.standing.verdict();
+        let mut event = self.event(Kind::TunnelClosed, destination, &host);
+        event.reason = Some(Cause::PolicyChanged.reason());
+        event.detail = detail.as_deref();
         self.sandbox.reporter().report(&event, Urgency::Lazy);
     }
 

@@ -80,6 +80,15 @@ impl<O: Side> Upstreams<O> {
         });
     }
 
+    /// Closes what `stays` does not want kept: it is asked with the sandbox' address, the destination, and where that was
+    /// dialled.
+    pub(crate) fn retain(&self, stays: impl Fn(*const Sandbox, &Destination, SocketAddr) -> bool) {
+        self.idle.borrow_mut().retain(|destination, kept| {
+            kept.retain(|idle| stays(idle.sandbox, destination, idle.upstream.address));
+            !kept.is_empty()
+        });
+    }
+
     /// Closes what was dialled for `sandbox`.
     pub(crate) fn forget(&self, sandbox: &Arc<Sandbox>) {
         let owner = Arc::as_ptr(sandbox);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::live::Standing;
 use super::socket::poll_now;
 
 /// How often the sweep looks at most and at least: so late may a time-out be noticed, twice over. In between, often
@@ -33,6 +34,8 @@ pub(crate) enum Cause {
     Stopping,
     /// The client has ended the connection by a reset while it was not read.
     ClientGone,
+    /// A new policy denies what it does.
+    PolicyChanged,
 }
 
 impl Cause {
@@ -43,6 +46,7 @@ impl Cause {
             Self::TooOld => "lifetime",
             Self::Stopping => "stopping",
             Self::ClientGone => "reset",
+            Self::PolicyChanged => "policy_changed",
         }
     }
 }
@@ -83,6 +87,8 @@ pub(crate) struct Watch {
     late: u64,
     /// Which sandbox it belongs to: its address is compared, never read.
     owner: *const (),
+    /// What it does, for when the policy changes.
+    pub(super) standing: Standing,
 }
 
 /// All connections of one worker.
@@ -119,6 +125,7 @@ impl Watchdog {
             clock: Rc::clone(&self.clock),
             late: millis(self.every),
             owner: owner.cast(),
+            standing: Standing::default(),
         });
         self.watches.borrow_mut().push(Rc::downgrade(&watch));
         watch
@@ -183,6 +190,14 @@ impl Watchdog {
         }
     }
 
+    /// The last connection before position `at`, and its position. The sweep moves connections to the front only, so
+    /// that whoever walks by this from the end misses none.
+    pub(crate) fn before(&self, at: usize) -> Option<(usize, Rc<Watch>)> {
+        let watches = self.watches.borrow();
+        let part = watches.get(..at.min(watches.len())).unwrap_or_default();
+        part.iter().enumerate().rev().find_map(|(index, weak)| Some((index, weak.upgrade()?)))
+    }
+
     /// Connections alive.
     pub(crate) fn alive(&self) -> usize {
         self.watches.borrow().iter().filter(|weak| weak.strong_count() > 0).count()
@@ -224,6 +239,16 @@ impl Watch {
     /// Why the connection was ended, if it was.
     pub(crate) fn cause(&self) -> Option<Cause> {
         self.cause.get()
+    }
+
+    /// Which sandbox it belongs to; to be compared only.
+    pub(crate) fn owner(&self) -> *const () {
+        self.owner
+    }
+
+    /// Ends the connection, as far as it is armed: what waits for an origin can still answer its client.
+    pub(crate) fn end(&self, cause: Cause) {
+        self.stop(cause);
     }
 
     fn stop(&self, cause: Cause) {

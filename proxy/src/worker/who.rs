@@ -10,64 +10,126 @@ use super::{Core, Message};
 use crate::event::ProcessView;
 use crate::identity::{Digest, Identity, Need, Process, Protocol, Query, Quick, Resolver, Source};
 use crate::policy::{Asker, BinaryFacts, BinarySet, Policy, Program};
+use crate::sandbox::Sandbox;
+
+/// What is known of a program, to be judged by whichever policy is in force.
+#[derive(Clone)]
+pub(super) struct Facts {
+    identity: Arc<Identity>,
+    /// What was asked to find out.
+    query: Query,
+    digest: Option<Digest>,
+    /// The hash has been waited for, whatever came of it.
+    hashed: bool,
+}
 
 /// A caller as policy and events need it.
 pub(super) struct Caller {
-    identity: Arc<Identity>,
+    facts: Facts,
     set: Option<BinarySet>,
     exe: Option<String>,
     ancestors: Vec<String>,
     trail: String,
-    digest: Option<Digest>,
     sha256: Option<String>,
 }
 
 impl<C> Session<C> {
-    /// Finds out who is asking, unless that is known or not wanted.
+    /// Finds out who is asking, unless that is known well enough for the policy, or not wanted.
     pub(super) async fn identify(&mut self, policy: &Policy) {
-        if let Some(mut caller) = self.caller.take() {
-            self.hash(&mut caller, policy).await;
-            caller.classify(policy);
-            self.caller = Some(caller);
-            return;
+        let need = need_of(policy);
+        let known = self.caller.take().filter(|caller| caller.facts.query.need >= need);
+        let mut news = known.is_none();
+        let mut caller = if let Some(caller) = known {
+            caller
+        } else {
+            let Some(resolver) = self.sandbox.resolver().cloned() else { return };
+            let query = Query { protocol: Protocol::Tcp, client: self.peer, proxy: self.local, need };
+            let Some(identity) = self.core.ask_who(&resolver, &query).await else { return };
+            Caller::new(Facts { identity, query, digest: None, hashed: false })
+        };
+        if self.core.hash(&mut caller.facts, self.sandbox.shared_name(), policy).await {
+            caller.sha256 = caller.facts.digest.map(|digest| digest.to_string());
+            // The set was made without it.
+            caller.set = None;
+            news = true;
         }
-        let Some(resolver) = self.sandbox.resolver().cloned() else { return };
-        let need = if policy.names_binaries() { Need::Proof } else { Need::Name };
-        let query = Query { protocol: Protocol::Tcp, client: self.peer, proxy: self.local, need };
-        if let Some(identity) = self.core.ask_who(&resolver, &query).await {
-            let mut caller = Caller::new(identity);
-            self.hash(&mut caller, policy).await;
-            caller.classify(policy);
-            self.caller = Some(caller);
+        if news {
+            self.watch.standing.set_who(caller.facts.clone());
         }
+        caller.classify(policy);
+        self.caller = Some(caller);
     }
 }
 
-impl<C> Session<C> {
+/// How much an identity has to stand up to.
+fn need_of(policy: &Policy) -> Need {
+    if policy.names_binaries() { Need::Proof } else { Need::Name }
+}
+
+impl Core {
     /// Has the program's image hashed: waiting for it where the policy pins a hash, else on the side, for events to come.
-    async fn hash(&self, caller: &mut Caller, policy: &Policy) {
+    /// Says whether there is a hash that was not there before.
+    async fn hash(&self, facts: &mut Facts, sandbox: &Arc<str>, policy: &Policy) -> bool {
         let pinned = policy.pins_hashes();
-        if caller.digest.is_some() || !(pinned || self.core.hash_always) {
-            return;
+        if facts.digest.is_some() || !(pinned || self.hash_always) {
+            return false;
         }
-        let Some(process) = caller.identity.proven().filter(|process| process.image.is_some()).cloned()
-        else {
-            return;
+        let Some(process) = facts.identity.proven().filter(|process| process.image.is_some()).cloned() else {
+            return false;
         };
-        caller.set_digest(self.core.images.known(&process));
-        if caller.digest.is_some() {
-            return;
+        facts.digest = self.images.known(&process);
+        if facts.digest.is_none() && pinned {
+            let (number, answer) = self.hashes.open();
+            let sender = self.sender.clone();
+            let done = move |digest: Result<Digest, _>| sender.send(Message::Hashed(number, digest.ok()));
+            self.images.request(sandbox, &process, done);
+            facts.digest = answer.await.ok().flatten();
+            facts.hashed = true;
+        } else if facts.digest.is_none() {
+            self.images.request(sandbox, &process, |_| {});
         }
-        let name = self.sandbox.shared_name();
-        if !pinned {
-            return self.core.images.request(name, &process, |_| {});
+        facts.digest.is_some()
+    }
+
+    /// Finds out what an open connection's new policy wants to know beyond what the one before did.
+    pub(super) async fn ask_again(&self, sandbox: &Sandbox, policy: &Policy, mut facts: Facts) -> Facts {
+        let query = Query { need: need_of(policy), ..facts.query };
+        if facts.lacks_proof(policy) {
+            let identity = match sandbox.resolver() {
+                Some(resolver) => self.ask_who(resolver, &query).await,
+                None => None,
+            };
+            // Nobody answering is an answer: what was known is no proof.
+            let identity = identity.unwrap_or_else(|| {
+                Arc::new(Identity { ambiguous: true, ..Identity::clone(&facts.identity) })
+            });
+            facts = Facts { identity, query, digest: None, hashed: false };
         }
-        let (number, answer) = self.core.hashes.open();
-        let sender = self.core.sender.clone();
-        self.core
-            .images
-            .request(name, &process, move |digest| sender.send(Message::Hashed(number, digest.ok())));
-        caller.set_digest(answer.await.ok().flatten());
+        self.hash(&mut facts, sandbox.shared_name(), policy).await;
+        facts.hashed |= policy.pins_hashes();
+        facts
+    }
+}
+
+impl Facts {
+    /// Whether the policy names programs, and this was asked for one that does not.
+    pub(super) fn lacks_proof(&self, policy: &Policy) -> bool {
+        self.query.need < need_of(policy)
+    }
+
+    /// Whether the policy pins hashes, and this program's has not been asked for.
+    pub(super) fn lacks_hash(&self, policy: &Policy) -> bool {
+        policy.pins_hashes() && self.digest.is_none() && !self.hashed && self.identity.proven().is_some()
+    }
+
+    /// Whether several programs may be asking.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.identity.ambiguous
+    }
+
+    /// What the policy makes of the program.
+    pub(super) fn classify(&self, policy: &Policy) -> Option<BinarySet> {
+        classify(policy, self.identity.proven()?, self.digest.as_ref())
     }
 }
 
@@ -94,7 +156,8 @@ impl Core {
 }
 
 impl Caller {
-    fn new(identity: Arc<Identity>) -> Self {
+    fn new(facts: Facts) -> Self {
+        let identity = &facts.identity;
         let process = identity.process.as_deref();
         let text = |path: &Path| path.to_string_lossy().into_owned();
         Self {
@@ -104,17 +167,9 @@ impl Caller {
                 .unwrap_or_default(),
             trail: identity.trail.to_string(),
             set: None,
-            digest: None,
             sha256: None,
-            identity,
+            facts,
         }
-    }
-
-    fn set_digest(&mut self, digest: Option<Digest>) {
-        self.sha256 = digest.map(|digest| digest.to_string());
-        self.digest = digest;
-        // The set was made without it.
-        self.set = None;
     }
 
     /// Sees to it that the set fits the policy in force.
@@ -122,21 +177,21 @@ impl Caller {
         if self.set.as_ref().is_some_and(|set| policy.understands(set)) {
             return;
         }
-        self.set = self.identity.proven().and_then(|process| classify(policy, process, self.digest.as_ref()));
+        self.set = self.facts.classify(policy);
     }
 
     /// As the policy asks.
     pub(super) fn asker(&self) -> Asker<'_> {
         match &self.set {
             Some(set) => Asker::Known(set),
-            None if self.identity.ambiguous => Asker::Ambiguous,
+            None if self.facts.identity.ambiguous => Asker::Ambiguous,
             None => Asker::Unknown,
         }
     }
 
     /// As events show it.
     pub(super) fn view(&self) -> Option<ProcessView<'_>> {
-        let process = self.identity.process.as_deref()?;
+        let process = self.facts.identity.process.as_deref()?;
         Some(ProcessView {
             pid: process.pid,
             exe: self.exe.as_deref(),
@@ -153,17 +208,17 @@ impl Caller {
 
     /// The user.
     pub(super) fn uid(&self) -> Option<u32> {
-        self.identity.process.as_ref().map(|process| process.uid).or(self.identity.uid)
+        self.facts.identity.process.as_ref().map(|process| process.uid).or(self.facts.identity.uid)
     }
 
     /// How it is known.
     pub(super) fn source(&self) -> &'static str {
-        self.identity.source.label()
+        self.facts.identity.source.label()
     }
 
     /// What every source said, where the first one did not know.
     pub(super) fn trail(&self) -> Option<&str> {
-        (self.identity.source != Source::Witness).then_some(&self.trail)
+        (self.facts.identity.source != Source::Witness).then_some(&self.trail)
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub(crate) use origin::{Origin, Refusing};
 pub(crate) use peer::{Head, Peer};
-pub(crate) use proxy::{Proxy, Setup};
+pub(crate) use proxy::{Proxy, Setup, policy_of};
 
 /// How long anything may take before a test fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -67,6 +67,16 @@ impl Peer {
         }
     }
 
+    /// Reads a head, if another one comes.
+    pub(crate) fn try_head(&mut self) -> Option<Head> {
+        while !self.read.windows(4).any(|four| four == b"\r\n\r\n") {
+            if self.fill().unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+        Some(self.head())
+    }
+
     /// Reads exactly so many octets.
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {

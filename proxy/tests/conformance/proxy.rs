@@ -33,11 +33,7 @@ impl Setup {
 
     /// A policy with one rule, of these endpoints (YAML flow mappings).
     pub(crate) fn endpoints(self, endpoints: &[String]) -> Self {
-        let mut text = String::from("version: 1\nnetwork_policies:\n  test:\n    endpoints:\n");
-        for endpoint in endpoints {
-            writeln!(text, "      - {{{endpoint}}}").unwrap();
-        }
-        self.policy(text)
+        self.policy(policy_of(endpoints))
     }
 
     /// Entries of `timeouts`.
@@ -82,6 +78,15 @@ impl Setup {
         fs::write(path("serve.yaml"), config).unwrap();
         path("serve.yaml")
     }
+}
+
+/// The text of a policy with one rule, of these endpoints (YAML flow mappings).
+pub(crate) fn policy_of(endpoints: &[String]) -> String {
+    let mut text = String::from("version: 1\nnetwork_policies:\n  test:\n    endpoints:\n");
+    for endpoint in endpoints {
+        writeln!(text, "      - {{{endpoint}}}").unwrap();
+    }
+    text
 }
 
 /// A running daemon; it ends when this is dropped, or with the test process.
@@ -167,6 +172,47 @@ impl Proxy {
         let mut client = self.ask(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"));
         assert_eq!(client.head().status(), 200);
         client
+    }
+
+    /// Writes another policy; the daemon notices by itself, or is told by [`hang_up`](Self::hang_up).
+    pub(crate) fn write_policy(&self, text: &str) {
+        fs::write(self.dir.path().join("policy.yaml"), text).unwrap();
+    }
+
+    /// The folder of the configuration.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Has the daemon read its configuration again, and waits until it has told what came of it.
+    pub(crate) fn hang_up(&self) {
+        let told = self.loads();
+        self.signal_reload();
+        self.loaded_after(told);
+    }
+
+    /// Has the daemon read its configuration again.
+    pub(crate) fn signal_reload(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    }
+
+    /// How often policies were loaded or rejected.
+    pub(crate) fn loads(&self) -> usize {
+        let text = self.events_text();
+        ["loaded", "rejected"]
+            .map(|what| text.matches(&format!("\"event\":\"policy.{what}\"")).count())
+            .iter()
+            .sum()
+    }
+
+    /// Waits for one load more than so many.
+    pub(crate) fn loaded_after(&self, told: usize) {
+        let began = Instant::now();
+        while self.loads() <= told {
+            assert!(began.elapsed() < DEADLINE, "no policy was loaded; the daemon said:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The first event that is `wanted`, now or within the deadline.
