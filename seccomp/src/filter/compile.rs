@@ -34,8 +34,18 @@ impl Programs {
     }
 }
 
-/// Compiles the rows that `options` switch on.
+/// Compiles the rows that `options` switch on, for this architecture.
 pub fn compile(options: &FilterOptions) -> Result<Programs, FilterError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    compile_for(options, arch, |row| Some(row.syscall))
+}
+
+/// Compiles for an architecture, of which `number` knows the calls; one it does not have needs no row.
+pub(super) fn compile_for(
+    options: &FilterOptions,
+    arch: TargetArch,
+    number: impl Fn(&Row) -> Option<i64>,
+) -> Result<Programs, FilterError> {
     let mut by_errno: BTreeMap<i32, Vec<&Row>> = BTreeMap::new();
     for row in ROWS.iter().filter(|row| options.includes(row.on)) {
         by_errno.entry(row.errno).or_default().push(row);
@@ -44,7 +54,7 @@ pub fn compile(options: &FilterOptions) -> Result<Programs, FilterError> {
     // Where two rows refuse one call, the kernel takes the errno of the program installed last. EPERM
     // has the lowest number and is to win: "not allowed" says more than "not supported".
     for (errno, rows) in by_errno.into_iter().rev() {
-        programs.push(refuse(errno, &rows)?);
+        programs.push(refuse(errno, &rows, arch, &number)?);
     }
     Ok(Programs(programs))
 }
@@ -64,21 +74,22 @@ pub(super) fn above(ceiling: u32) -> BpfProgram {
     ]
 }
 
-fn refuse(errno: i32, rows: &[&Row]) -> Result<BpfProgram, FilterError> {
+fn refuse(
+    errno: i32,
+    rows: &[&Row],
+    arch: TargetArch,
+    number: impl Fn(&Row) -> Option<i64>,
+) -> Result<BpfProgram, FilterError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for row in rows {
-        let of_call = rules.entry(row.syscall).or_default();
+        let Some(syscall) = number(row) else { continue };
+        let of_call = rules.entry(syscall).or_default();
         for group in row.when {
             let conditions = group.iter().map(condition).collect::<Result<_, _>>()?;
             of_call.push(SeccompRule::new(conditions)?);
         }
     }
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        TargetArch::try_from(std::env::consts::ARCH)?,
-    )?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?;
     Ok(filter.try_into()?)
 }
 

@@ -9,6 +9,8 @@
 //! A 32-bit (i386) entry kills the process with SIGSYS: its call numbers mean other calls. The x32
 //! entry is beyond the highest known call and answers ENOSYS.
 
+#[cfg(test)]
+mod architectures;
 mod compile;
 mod table;
 #[cfg(test)]

@@ -5,17 +5,18 @@
 //! programs already handle.
 
 use libc::{
-    SYS_acct, SYS_add_key, SYS_bpf, SYS_clock_settime, SYS_clone, SYS_clone3, SYS_delete_module,
-    SYS_finit_module, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fspick, SYS_init_module, SYS_io_uring_enter,
-    SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_kcmp, SYS_kexec_file_load, SYS_kexec_load,
-    SYS_keyctl, SYS_memfd_create, SYS_mount, SYS_mount_setattr, SYS_move_mount, SYS_open_by_handle_at,
-    SYS_open_tree, SYS_perf_event_open, SYS_personality, SYS_pidfd_getfd, SYS_pivot_root,
-    SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_quotactl, SYS_quotactl_fd, SYS_reboot,
-    SYS_request_key, SYS_setdomainname, SYS_sethostname, SYS_setns, SYS_settimeofday, SYS_socket,
-    SYS_socketpair, SYS_swapoff, SYS_swapon, SYS_syslog, SYS_umount2, SYS_unshare, SYS_userfaultfd,
+    SYS_acct, SYS_add_key, SYS_bpf, SYS_clock_adjtime, SYS_clock_settime, SYS_clone, SYS_clone3,
+    SYS_delete_module, SYS_finit_module, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fspick, SYS_init_module,
+    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_kcmp, SYS_kexec_file_load,
+    SYS_kexec_load, SYS_keyctl, SYS_lookup_dcookie, SYS_memfd_create, SYS_mount, SYS_mount_setattr,
+    SYS_move_mount, SYS_open_by_handle_at, SYS_open_tree, SYS_perf_event_open, SYS_personality,
+    SYS_pidfd_getfd, SYS_pivot_root, SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_quotactl,
+    SYS_quotactl_fd, SYS_reboot, SYS_request_key, SYS_seccomp, SYS_setdomainname, SYS_sethostname, SYS_setns,
+    SYS_settimeofday, SYS_socket, SYS_socketpair, SYS_swapoff, SYS_swapon, SYS_syslog, SYS_umount2,
+    SYS_unshare, SYS_userfaultfd, SYS_vhangup,
 };
 #[cfg(target_arch = "x86_64")]
-use libc::{SYS_ioperm, SYS_iopl};
+use libc::{SYS_ioperm, SYS_iopl, SYS_modify_ldt, SYS_uselib};
 
 /// A comparison of one argument. Arguments are compared as 32 bits: every argument tested here is an
 /// `int` or flags the kernel cuts to 32 bits, so set high bits must not change the answer.
@@ -115,6 +116,8 @@ const SOCK_RAW: u32 = libc::SOCK_RAW as u32;
 const SOCK_PACKET: u32 = 10;
 const MFD_NOEXEC_SEAL: u32 = 0x8;
 const CLONE_NEWTIME: i32 = 0x80;
+/// Clocks of devices, named by a descriptor, are negative numbers.
+const DEVICE_CLOCK: u32 = 0x8000_0000;
 const UNAME26: i32 = 0x002_0000;
 const ADDR_NO_RANDOMIZE: i32 = 0x004_0000;
 const PER_LINUX32: i32 = 0x8;
@@ -134,6 +137,16 @@ const fn other_protocols(family: i32) -> [Arg; 7] {
         ne(2, libc::IPPROTO_MPTCP),
     ]
 }
+
+/// What an internet socket may be beside a stream, datagrams and raw: `SOCK_RDM`, `SOCK_SEQPACKET`, `SOCK_DCCP`.
+const OTHER_TYPES: &[&[Arg]] = &[
+    &[eq(0, libc::AF_INET), masked(1, SOCK_TYPE_MASK, 4)],
+    &[eq(0, libc::AF_INET), masked(1, SOCK_TYPE_MASK, 5)],
+    &[eq(0, libc::AF_INET), masked(1, SOCK_TYPE_MASK, 6)],
+    &[eq(0, libc::AF_INET6), masked(1, SOCK_TYPE_MASK, 4)],
+    &[eq(0, libc::AF_INET6), masked(1, SOCK_TYPE_MASK, 5)],
+    &[eq(0, libc::AF_INET6), masked(1, SOCK_TYPE_MASK, 6)],
+];
 const OTHER_PROTOCOLS: &[&[Arg]] = &[&other_protocols(libc::AF_INET), &other_protocols(libc::AF_INET6)];
 
 /// Any flag that makes a namespace, for `clone` and `unshare` (both take flags first).
@@ -174,6 +187,8 @@ pub const ROWS: &[Row] = &[
         EPERM, "the old way to packet sockets, through any family"),
     row("socket: inet protocol", SYS_socket, OTHER_PROTOCOLS, libc::EPROTONOSUPPORT,
         "SCTP, DCCP, L2TP, SMC …: modules loaded on demand, and connects the witness does not see"),
+    row("socket: inet type", SYS_socket, OTHER_TYPES, libc::EPROTONOSUPPORT,
+        "SEQPACKET and DCCP without a protocol are SCTP and DCCP where a module is loaded"),
     knob(On::NetlinkRoute, row("socket: netlink protocol", SYS_socket,
         &[&[eq(0, libc::AF_NETLINK), ne(2, libc::NETLINK_ROUTE)]], libc::EPROTONOSUPPORT,
         "netfilter, audit, generic …; libaudit and libnl take this errno for a kernel without them")),
@@ -191,6 +206,10 @@ pub const ROWS: &[Row] = &[
     row("clone: namespaces", SYS_clone, NEW_NAMESPACE, EPERM, "as unshare"),
     row("clone3", SYS_clone3, ALWAYS, ENOSYS,
         "its flags are behind a pointer; libc falls back to clone on ENOSYS and on nothing else"),
+    row("seccomp: listener", SYS_seccomp,
+        &[&[eq(0, libc::SECCOMP_SET_MODE_FILTER as i32), has(1, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as i32)]],
+        libc::EBUSY,
+        "would answer its children's calls in the witness's place; EBUSY is what the kernel says where one listens already"),
     row("ioctl: TIOCSTI", SYS_ioctl, &[&[eq(1, libc::TIOCSTI as i32)]], EPERM,
         "types into the terminal that started the sandbox"),
     row("ioctl: TIOCLINUX", SYS_ioctl, &[&[eq(1, libc::TIOCLINUX as i32)]], EPERM,
@@ -221,6 +240,8 @@ pub const ROWS: &[Row] = &[
     row("kexec_file_load", SYS_kexec_file_load, ALWAYS, EPERM, "replaces the kernel"),
     row("reboot", SYS_reboot, ALWAYS, EPERM, "stops the host"),
     row("syslog", SYS_syslog, ALWAYS, EPERM, "the kernel's log holds the traffic of other sandboxes"),
+    row("lookup_dcookie", SYS_lookup_dcookie, ALWAYS, EPERM, "paths of files that other processes map"),
+    row("vhangup", SYS_vhangup, ALWAYS, EPERM, "takes the terminal from whoever started the sandbox"),
     row("acct", SYS_acct, ALWAYS, EPERM, "process accounting of the whole host"),
     row("swapon", SYS_swapon, ALWAYS, EPERM, "memory of the whole host"),
     row("swapoff", SYS_swapoff, ALWAYS, EPERM, "memory of the whole host"),
@@ -229,10 +250,16 @@ pub const ROWS: &[Row] = &[
     row("settimeofday", SYS_settimeofday, ALWAYS, EPERM, "the host's clock"),
     row("clock_settime", SYS_clock_settime, ALWAYS, EPERM,
         "the host's clock; adjtimex stays, as it also reads, and lacks CAP_SYS_TIME"),
+    row("clock_adjtime: device", SYS_clock_adjtime, &[&[masked(0, DEVICE_CLOCK, DEVICE_CLOCK)]], EPERM,
+        "a network card's clock asks for no capability, only for its file"),
     row("sethostname", SYS_sethostname, ALWAYS, EPERM, "the host's name"),
     row("setdomainname", SYS_setdomainname, ALWAYS, EPERM, "the host's name"),
     row("personality", SYS_personality, ODD_PERSONALITY, EPERM,
         "READ_IMPLIES_EXEC and mmap at zero make holes usable"),
+    #[cfg(target_arch = "x86_64")]
+    row("modify_ldt", SYS_modify_ldt, ALWAYS, EPERM, "16-bit segments: old holes, and no 64-bit program's need"),
+    #[cfg(target_arch = "x86_64")]
+    row("uselib", SYS_uselib, ALWAYS, EPERM, "libraries of formats older than ELF"),
     #[cfg(target_arch = "x86_64")]
     row("iopl", SYS_iopl, ALWAYS, EPERM, "hardware ports"),
     #[cfg(target_arch = "x86_64")]

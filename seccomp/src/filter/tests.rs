@@ -10,16 +10,17 @@ use std::collections::HashSet;
 use std::ffi::CStr;
 
 /// A call's number and its arguments.
-type Call = (i64, [i64; 6]);
+pub(super) type Call = (i64, [i64; 6]);
 
-struct Case {
-    row: &'static str,
+/// What a row is held against.
+pub(super) struct Case {
+    pub(super) row: &'static str,
     /// Refused by the row; without a filter each gets another answer.
-    refused: Vec<Call>,
+    pub(super) refused: Vec<Call>,
     /// Refused by the row; what this kernel would answer depends on its modules.
-    also_refused: Vec<Call>,
+    pub(super) also_refused: Vec<Call>,
     /// Let through.
-    allowed: Vec<Call>,
+    pub(super) allowed: Vec<Call>,
 }
 
 fn call(number: i64, args: &[i64]) -> Call {
@@ -44,7 +45,7 @@ fn text(text: &'static CStr) -> i64 {
 }
 
 #[rustfmt::skip] // one row, one case
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     const BAD: i64 = -1;
     const NOBODY: i64 = 0x7fff_fff0;
     const HIGH_BITS: i64 = 1 << 40;
@@ -81,6 +82,10 @@ fn cases() -> Vec<Case> {
             &[&[inet, stream, 262], &[inet, dgram, 17], &[inet6, dgram, 58], &[unix, stream, 0]]).and_refused(vec![
                 call(sock, &[inet, stream, 132]), call(sock, &[inet, 6, 33]), call(sock, &[inet, dgram, 115]), call(sock, &[inet, stream, 256]),
             ]),
+        case("socket: inet type", sock, &[&[inet, 5, 0], &[inet6, 5 | cloexec, 0], &[inet, 4, 0], &[inet6, 4, 0], &[inet | HIGH_BITS, 5 | HIGH_BITS, 0]],
+            &[&[inet, stream, 0], &[inet6, dgram, 0], &[unix, 5, 0]]).and_refused(vec![
+                call(sock, &[inet, 6, 0]), call(sock, &[inet6, 6, 0]), call(sock, &[inet, 5, 132]),
+            ]),
         case("socket: netlink protocol", sock, &[&[netlink, raw, netfilter], &[netlink, dgram, 16]], &[&[netlink, raw, 0], &[netlink, dgram, 0]])
             .and_refused(vec![call(sock, &[netlink, raw, audit])]),
         case("socket: netlink", sock, &[&[netlink, raw, 0], &[netlink, dgram, 16]], &[&[unix, stream, 0]]),
@@ -92,6 +97,8 @@ fn cases() -> Vec<Case> {
         case("unshare: time", libc::SYS_unshare, &[&[0x80]], &[&[i64::from(libc::CLONE_FS)]]),
         Case { row: "clone: namespaces", refused: clones, also_refused: vec![], allowed: vec![call(libc::SYS_clone, &[sighand])] },
         always("clone3", &[0, 0]),
+        case("seccomp: listener", libc::SYS_seccomp, &[&[1, 8, 0], &[1, 8 | 1 << 5, 0], &[1 | HIGH_BITS, 8 | HIGH_BITS, 0]],
+            &[&[1, 0, 0], &[1, 1, 0], &[2, 8, 0]]),
         ioctl("ioctl: TIOCSTI", tiocsti),
         ioctl("ioctl: TIOCLINUX", tioclinux),
         ioctl("ioctl: TIOCSETD", tiocsetd),
@@ -113,6 +120,8 @@ fn cases() -> Vec<Case> {
         always("kexec_file_load", &[BAD, BAD, 0, 0, 0xffff_ffff]),
         always("reboot", &[0, 0, 0, 0]),
         always("syslog", &[10]),
+        always("lookup_dcookie", &[0, 0, 0]),
+        always("vhangup", &[]),
         always("acct", &[missing]),
         always("swapon", &[missing, 0]),
         always("swapoff", &[missing]),
@@ -120,10 +129,15 @@ fn cases() -> Vec<Case> {
         always("quotactl_fd", &[0xffff_ffff, 0xff, 0, 0]),
         always("settimeofday", &[8, 0]),
         always("clock_settime", &[9999, 8]),
+        case("clock_adjtime: device", libc::SYS_clock_adjtime, &[&[-5, 8], &[0xffff_fffb, 8]], &[&[0, 8], &[1, 8]]),
         always("sethostname", &[0, BAD]),
         always("setdomainname", &[0, BAD]),
         case("personality", libc::SYS_personality, &[&[0x40_0000], &[0x10_0000], &[0x44_0000]],
             &[&[0xffff_ffff], &[0], &[0x4_0000], &[8], &[0x2_0000]]),
+        #[cfg(target_arch = "x86_64")]
+        always("modify_ldt", &[0, 0, 0]),
+        #[cfg(target_arch = "x86_64")]
+        always("uselib", &[missing]),
         #[cfg(target_arch = "x86_64")]
         always("iopl", &[4]),
         #[cfg(target_arch = "x86_64")]
@@ -151,7 +165,7 @@ impl Case {
 }
 
 /// Options under which the row is part of the filter, and ones under which it is not.
-fn with_and_without(on: On) -> (FilterOptions, Option<FilterOptions>) {
+pub(super) fn with_and_without(on: On) -> (FilterOptions, Option<FilterOptions>) {
     let usual = FilterOptions::default();
     match on {
         On::Always => (usual, None),
@@ -178,6 +192,8 @@ fn in_child(programs: &Programs, body: impl FnOnce() -> i32) -> Answer {
         let pid = libc::fork();
         assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
         if pid == 0 {
+            // No controlling terminal that a call could hang up.
+            libc::setsid();
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
             for program in &programs.0 {
                 let program = libc::sock_fprog {

@@ -59,7 +59,8 @@ pub(super) fn clone_and_run(plan: &Plan, report: &OwnedFd, status: &OwnedFd) -> 
 ///
 /// Why this order: namespaces and mounts need the privileges that the credentials steps give up; the
 /// death signal is cleared by a change of user, so it comes after; Landlock and seccomp need
-/// no_new_privs; the filter comes last as it refuses calls the steps before it make.
+/// no_new_privs; the filters come last as they refuse calls the steps before them make, and the
+/// witness's before the workload's, which refuses any further listener.
 fn confine(plan: &Plan, report: RawFd, status: RawFd) -> Result<std::convert::Infallible, Failure> {
     at(Step::Stdio, put_stdio(&plan.stdio))?;
     at(Step::Signals, default_signals())?;
@@ -77,8 +78,8 @@ fn confine(plan: &Plan, report: RawFd, status: RawFd) -> Result<std::convert::In
     at(Step::Landlock, restrict_files(&plan.landlock))?;
     at(Step::Directory, enter_directory(plan.cwd.as_deref()))?;
     at(Step::CloseOnExec, close_on_exec())?;
-    at(Step::Filter, install_filters(&plan.filters.0))?;
     let listener = at(Step::Witness, plan.witness.as_deref().map(install_witness).transpose())?;
+    at(Step::Filter, install_filters(&plan.filters.0))?;
     if plan.is_init {
         at(Step::Init, become_init(status))?;
     }
