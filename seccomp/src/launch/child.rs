@@ -24,10 +24,14 @@ pub(super) type Done<T = ()> = Result<T, i32>;
 /// The exit code of a child that could not confine itself; the report socket has told why.
 const NOT_STARTED: c_int = 70;
 
+/// What a workload has to itself beside the network: processes, mounts, and System V and POSIX queues and
+/// segments, which otherwise everybody of the same user id may open.
+const OWN_NAMESPACES: c_int = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
+
 /// Clones the launcher; the clone walks [`confine`] and never returns here. Gives the clone's pid and pidfd.
 pub(super) fn clone_and_run(plan: &Plan, report: &OwnedFd, status: &OwnedFd) -> io::Result<(i32, OwnedFd)> {
     let mut pidfd: c_int = -1;
-    let namespaces = if plan.is_init { libc::CLONE_NEWPID | libc::CLONE_NEWNS } else { 0 };
+    let namespaces = if plan.is_init { OWN_NAMESPACES } else { 0 };
     let flags = libc::CLONE_PIDFD | namespaces | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and with a null stack this is fork: the child gets a copy of this
     // memory. The third argument is where the kernel writes the pidfd, on both architectures.
@@ -368,9 +372,9 @@ fn own_session(foreground: bool) -> Done {
 fn unblock_signals() -> Done {
     // SAFETY: the set is initialised before use.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, null_mut()).into()).map(drop)
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        check(libc::sigprocmask(libc::SIG_UNBLOCK, &raw const all, null_mut()).into()).map(drop)
     }
 }
 

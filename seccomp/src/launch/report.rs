@@ -22,6 +22,9 @@ macro_rules! steps {
         pub enum Step { $(#[doc = $doc] $name = $number,)* }
 
         impl Step {
+            /// All of them, in their order.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             fn from_number(number: u32) -> Option<Self> {
                 match number { $($number => Some(Self::$name),)* _ => None }
             }
