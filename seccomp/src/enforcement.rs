@@ -1,10 +1,10 @@
 //! What holds for one workload, at what level, and what does not: for summaries and `sandbox show`.
 
-use crate::filesystem::SCOPES_ABI;
+use crate::filesystem::{SCOPES_ABI, TRUNCATE_ABI};
 use crate::filter::Netlink;
 use crate::launch::{Launch, Plan};
 use crate::privileges::KEPT_BY_ROOT;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// How much of a measure holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,17 @@ pub enum Level {
     Partial,
     /// None of it.
     Off,
+}
+
+impl Level {
+    /// One word, stable: `on`, `partly`, `off`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "on",
+            Self::Partial => "partly",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// One measure of confinement.
@@ -40,42 +51,70 @@ impl Enforcement {
         Self {
             measures: vec![
                 network(launch),
+                connects(launch, plan),
                 system_calls(launch, plan),
                 witness(launch),
                 files(launch, plan),
                 processes(launch, plan),
                 privileges(launch, plan),
-            ],
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         }
+    }
+
+    /// One line for what holds, and one for each measure of which something does not.
+    pub fn summary(&self) -> String {
+        let full: Vec<_> = self.of_level(Level::Full).map(|measure| measure.name).collect();
+        let mut text = format!("enforced: {}", full.join(", "));
+        for (level, says) in [(Level::Partial, "enforced in part"), (Level::Off, "NOT enforced")] {
+            for measure in self.of_level(level) {
+                let _ = write!(text, "\n{says}: {} ({})", measure.name, measure.detail);
+            }
+        }
+        text
+    }
+
+    fn of_level(&self, level: Level) -> impl Iterator<Item = &Measure> {
+        self.measures.iter().filter(move |measure| measure.level == level)
     }
 }
 
 impl fmt::Display for Enforcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for measure in &self.measures {
-            let level = match measure.level {
-                Level::Full => "on",
-                Level::Partial => "partly",
-                Level::Off => "OFF",
-            };
-            writeln!(f, "{:<13} {level:<7} {}", measure.name, measure.detail)?;
+            writeln!(f, "{:<13} {:<7} {}", measure.name, measure.level.name(), measure.detail)?;
         }
         Ok(())
     }
 }
 
-fn measure(name: &'static str, level: Level, detail: impl Into<String>) -> Measure {
-    Measure { name, level, detail: detail.into() }
+fn measure(name: &'static str, level: Level, detail: impl Into<String>) -> Option<Measure> {
+    Some(Measure { name, level, detail: detail.into() })
 }
 
-fn network(launch: &Launch<'_>) -> Measure {
+fn network(launch: &Launch<'_>) -> Option<Measure> {
     match launch.netns {
         Some(_) => measure("network", Level::Full, "the sandbox's own namespace; it cannot be left"),
         None => measure("network", Level::Off, "the launcher's namespace"),
     }
 }
 
-fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Measure {
+/// Named only where the policy asks for it: the fence refuses the same connects.
+fn connects(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
+    let port = launch.landlock.as_ref()?.connect_only_to_port?;
+    match plan.landlock().connects_to {
+        Some(_) => measure("connects", Level::Full, format!("TCP to port {port} alone, by Landlock as well")),
+        None => measure(
+            "connects",
+            Level::Off,
+            "this kernel's Landlock has no rule for them; the fence refuses them",
+        ),
+    }
+}
+
+fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     let netlink = match launch.netlink {
         Netlink::Route => "NETLINK_ROUTE only",
         Netlink::Deny => "no netlink",
@@ -86,7 +125,7 @@ fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Measure {
     measure("system calls", Level::Full, detail)
 }
 
-fn witness(launch: &Launch<'_>) -> Measure {
+fn witness(launch: &Launch<'_>) -> Option<Measure> {
     if launch.witness {
         measure(
             "witness",
@@ -98,9 +137,9 @@ fn witness(launch: &Launch<'_>) -> Measure {
     }
 }
 
-fn files(launch: &Launch<'_>, plan: &Plan) -> Measure {
+fn files(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     let landlock = plan.landlock();
-    let Some(wanted) = &launch.landlock else {
+    let Some(wanted) = launch.landlock.as_ref().and_then(|wanted| wanted.files.as_ref()) else {
         let who = if plan.credentials().kept == 0 {
             "file modes apply"
         } else {
@@ -108,37 +147,40 @@ fn files(launch: &Launch<'_>, plan: &Plan) -> Measure {
         };
         return measure("files", Level::Off, format!("no filesystem policy: {who}"));
     };
+    if !landlock.files {
+        return measure("files", Level::Off, "this kernel has no Landlock; the policy is best_effort");
+    }
     let lists = format!("{} read-only, {} read-write paths", wanted.read_only.len(), wanted.read_write.len());
-    match (&landlock.ruleset, landlock.skipped.as_slice()) {
-        (None, _) => measure("files", Level::Off, "this kernel has no Landlock; the policy is best_effort"),
-        (Some(_), []) => measure("files", Level::Full, format!("Landlock ABI {}: {lists}", landlock.abi)),
-        (Some(_), skipped) => {
-            let missing: Vec<_> = skipped.iter().map(|path| path.display().to_string()).collect();
-            measure(
-                "files",
-                Level::Partial,
-                format!("Landlock ABI {}: {lists}; missing: {}", landlock.abi, missing.join(", ")),
-            )
-        }
+    let mut missing: Vec<_> = landlock.skipped.iter().map(|path| path.display().to_string()).collect();
+    if landlock.abi < TRUNCATE_ABI {
+        missing.push("a rule about truncating files (Linux 6.2)".into());
+    }
+    let detail = format!("Landlock ABI {}: {lists}", landlock.abi);
+    if missing.is_empty() {
+        measure("files", Level::Full, detail)
+    } else {
+        measure("files", Level::Partial, format!("{detail}; missing: {}", missing.join(", ")))
     }
 }
 
-fn processes(launch: &Launch<'_>, plan: &Plan) -> Measure {
+fn processes(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     match (launch.namespaces.pids, plan.landlock().is_scoped()) {
         (true, true) => measure(
             "processes",
             Level::Full,
-            "own pid namespace; signals and abstract sockets scoped by Landlock",
+            "own pid and ipc namespaces; signals and abstract sockets scoped by Landlock",
         ),
         (true, false) => measure(
             "processes",
             Level::Full,
-            format!("own pid namespace; Landlock before ABI {SCOPES_ABI} does not scope abstract sockets"),
+            format!(
+                "own pid and ipc namespaces; Landlock before ABI {SCOPES_ABI} does not scope abstract sockets"
+            ),
         ),
         (false, true) => measure(
             "processes",
             Level::Partial,
-            "signals and tracing stay inside (Landlock); the host's processes are visible, and children outlive the launcher",
+            "signals and tracing stay inside (Landlock); the host's processes and shared memory are visible, and children outlive the launcher",
         ),
         (false, false) => measure(
             "processes",
@@ -148,7 +190,7 @@ fn processes(launch: &Launch<'_>, plan: &Plan) -> Measure {
     }
 }
 
-fn privileges(launch: &Launch<'_>, plan: &Plan) -> Measure {
+fn privileges(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     let who = match &launch.user {
         Some(user) => format!("uid {} gid {}", user.uid, user.gid),
         None => "root".to_owned(),

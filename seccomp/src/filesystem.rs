@@ -11,7 +11,7 @@
 use crate::syscalls;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -28,18 +28,36 @@ pub enum Requirement {
     BestEffort,
 }
 
-/// The file-system part of a policy.
+/// What a policy wants of Landlock beyond the scopes, which every workload gets.
 #[derive(Clone, Debug, Default)]
 pub struct LandlockPlan {
-    /// Files and directories (with all beneath them) that may be read and executed.
-    pub read_only: Vec<PathBuf>,
-    /// Files and directories that may be read, executed, written, created and removed.
-    pub read_write: Vec<PathBuf>,
+    /// The file-system part; without one no file is refused.
+    pub files: Option<FileLists>,
     /// What a shortfall does.
     pub requirement: Requirement,
     /// When given, TCP connects are allowed to this port alone (the proxy's), a second lock beside the
     /// fence. It also forbids connecting to servers inside the sandbox on other ports.
     pub connect_only_to_port: Option<u16>,
+}
+
+/// The file-system part of a policy. What is in neither list is refused.
+#[derive(Clone, Debug, Default)]
+pub struct FileLists {
+    /// Files and directories (with all beneath them) that may be read and executed.
+    pub read_only: Vec<PathBuf>,
+    /// Files and directories that may be read, executed, written, created and removed.
+    pub read_write: Vec<PathBuf>,
+}
+
+impl LandlockPlan {
+    fn best_effort(&self) -> bool {
+        self.requirement == Requirement::BestEffort
+    }
+
+    /// Whether anything is asked for beyond the scopes.
+    fn asks(&self) -> bool {
+        self.files.is_some() || self.connect_only_to_port.is_some()
+    }
 }
 
 /// Why a Landlock plan cannot be enforced.
@@ -57,12 +75,12 @@ pub enum FilesystemError {
     },
     /// The kernel has no Landlock.
     #[error(
-        "the policy has a file-system part but this kernel does not offer Landlock; boot with lsm=landlock,… on Linux 5.13 or later, or make the policy best_effort"
+        "the policy limits files or connects by Landlock, which this kernel does not offer; boot with lsm=landlock,… on Linux 5.13 or later, or make the policy best_effort"
     )]
     Unsupported,
     /// The kernel's Landlock knows files only.
     #[error(
-        "the policy limits TCP connects to one port, which this kernel's Landlock (ABI {0}) cannot; use Linux 6.7 or later, or leave that to the fence"
+        "the policy limits TCP connects to the proxy, which this kernel's Landlock (ABI {0}) cannot; use Linux 6.7 or later, leave that to the fence, or make the policy best_effort"
     )]
     NoConnectRule(u32),
     /// The kernel refused the rule set.
@@ -87,6 +105,10 @@ pub(crate) struct Prepared {
     pub(crate) late: Vec<LateRule>,
     /// Listed paths left out under [`Requirement::BestEffort`].
     pub(crate) skipped: Vec<PathBuf>,
+    /// Whether the rule set holds files to the lists.
+    pub(crate) files: bool,
+    /// The one port TCP connects may go to.
+    pub(crate) connects_to: Option<u16>,
 }
 
 /// A rule the child adds once its mounts are in place.
@@ -103,6 +125,9 @@ pub(crate) struct LateRule {
 /// The first ABI with scoped signals and abstract sockets (Linux 6.12).
 pub(crate) const SCOPES_ABI: u32 = 6;
 
+/// The first ABI with a rule about truncating files (Linux 6.2).
+pub(crate) const TRUNCATE_ABI: u32 = 3;
+
 /// The first ABI with rules about TCP ports (Linux 6.7).
 const CONNECT_ABI: u32 = 4;
 
@@ -115,73 +140,92 @@ impl Prepared {
 
 /// Opens every path and builds the rule set, before the clone. Paths beneath `remounted` are left to
 /// the child: a rule holds for the file it was made with, and a new mount will cover that.
-pub(crate) fn prepare(plan: Option<&LandlockPlan>, remounted: &[&Path]) -> Result<Prepared, FilesystemError> {
+pub(crate) fn prepare(
+    plan: Option<&LandlockPlan>,
+    remounted: &[PathBuf],
+) -> Result<Prepared, FilesystemError> {
     let version = syscalls::landlock_abi();
-    if version == 0 || (plan.is_none() && version < SCOPES_ABI) {
-        // Before the scopes came there was nothing a rule set without files could hold.
-        return without_ruleset(plan, version);
+    let plan = plan.filter(|plan| plan.asks());
+    let mut prepared = Prepared {
+        ruleset: None,
+        abi: version,
+        late: Vec::new(),
+        skipped: Vec::new(),
+        files: false,
+        connects_to: None,
+    };
+    if version == 0 && plan.is_some_and(|plan| !plan.best_effort()) {
+        return Err(FilesystemError::Unsupported);
     }
-    if version < CONNECT_ABI && plan.is_some_and(|plan| plan.connect_only_to_port.is_some()) {
+    let files = plan.and_then(|plan| plan.files.as_ref());
+    let port = plan.and_then(|plan| plan.connect_only_to_port);
+    if port.is_some() && version < CONNECT_ABI && plan.is_some_and(|plan| !plan.best_effort()) {
         return Err(FilesystemError::NoConnectRule(version));
     }
+    prepared.files = files.is_some() && version > 0;
+    prepared.connects_to = port.filter(|_| version >= CONNECT_ABI);
+    if !prepared.files && prepared.connects_to.is_none() && version < SCOPES_ABI {
+        // Nothing that this kernel's rule sets could hold.
+        return Ok(prepared);
+    }
     let abi = ABI::from(i32::try_from(version).unwrap_or(i32::MAX));
-    let mut prepared = Prepared { ruleset: None, abi: version, late: Vec::new(), skipped: Vec::new() };
-    let mut ruleset = handled(plan, abi)?.create()?;
-    if let Some(plan) = plan {
-        let lists =
-            [(&plan.read_only, AccessFs::from_read(abi)), (&plan.read_write, AccessFs::from_all(abi))];
-        for (path, access) in
-            lists.into_iter().flat_map(|(paths, access)| paths.iter().map(move |path| (path, access)))
-        {
-            let best_effort = plan.requirement == Requirement::BestEffort;
-            let file = match PathFd::new(path) {
-                Ok(file) => file,
-                Err(_) if best_effort => {
-                    prepared.skipped.push(path.clone());
-                    continue;
-                }
-                Err(error) => return Err(FilesystemError::unopened(path, &error)),
-            };
-            // Directory rights on a file are refused by the kernel.
-            let access = if path.is_dir() { access } else { access & AccessFs::from_file(abi) };
-            if remounted.iter().any(|mount| path.starts_with(mount)) {
-                let path = CString::new(path.as_os_str().as_bytes())
-                    .map_err(|error| FilesystemError::unopened(path, &error))?;
-                prepared.late.push(LateRule { path, access: access.bits(), skip_missing: best_effort });
-            } else {
-                ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
-            }
-        }
-        if let Some(port) = plan.connect_only_to_port {
-            ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
-        }
+    let mut ruleset = handled(&prepared, abi)?.create()?;
+    if let (Some(files), Some(plan)) = (files, plan) {
+        ruleset = add_files(ruleset, files, plan.best_effort(), abi, remounted, &mut prepared)?;
+    }
+    if let Some(port) = prepared.connects_to {
+        ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
     prepared.ruleset = ruleset.into();
     Ok(prepared)
 }
 
-fn without_ruleset(plan: Option<&LandlockPlan>, abi: u32) -> Result<Prepared, FilesystemError> {
-    let mut skipped = Vec::new();
-    if let Some(plan) = plan {
-        if plan.requirement == Requirement::Required {
-            return Err(FilesystemError::Unsupported);
+fn add_files(
+    mut ruleset: RulesetCreated,
+    files: &FileLists,
+    best_effort: bool,
+    abi: ABI,
+    remounted: &[PathBuf],
+    prepared: &mut Prepared,
+) -> Result<RulesetCreated, FilesystemError> {
+    let lists = [(&files.read_only, AccessFs::from_read(abi)), (&files.read_write, AccessFs::from_all(abi))];
+    for (path, access) in
+        lists.into_iter().flat_map(|(paths, access)| paths.iter().map(move |path| (path, access)))
+    {
+        let file = match PathFd::new(path) {
+            Ok(file) => file,
+            Err(_) if best_effort => {
+                prepared.skipped.push(path.clone());
+                continue;
+            }
+            Err(error) => return Err(FilesystemError::unopened(path, &error)),
+        };
+        // Directory rights on a file are refused by the kernel.
+        let access = if path.is_dir() { access } else { access & AccessFs::from_file(abi) };
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if remounted.iter().any(|mount| real.starts_with(mount)) {
+            let path = CString::new(path.as_os_str().as_bytes())
+                .map_err(|error| FilesystemError::unopened(path, &error))?;
+            prepared.late.push(LateRule { path, access: access.bits(), skip_missing: best_effort });
+        } else {
+            ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
         }
-        skipped = [plan.read_only.clone(), plan.read_write.clone()].concat();
     }
-    Ok(Prepared { ruleset: None, abi, late: Vec::new(), skipped })
+    Ok(ruleset)
 }
 
-/// What the rule set is about: all file accesses with a plan, the scopes where the kernel has them.
-fn handled(plan: Option<&LandlockPlan>, abi: ABI) -> Result<Ruleset, FilesystemError> {
+/// What the rule set is about: all file accesses with lists, TCP connects with a port, the scopes where
+/// the kernel has them.
+fn handled(prepared: &Prepared, abi: ABI) -> Result<Ruleset, FilesystemError> {
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     if !Scope::from_all(abi).is_empty() {
         ruleset = ruleset.scope(Scope::AbstractUnixSocket | Scope::Signal)?;
     }
-    if let Some(plan) = plan {
+    if prepared.files {
         ruleset = ruleset.handle_access(AccessFs::from_all(abi))?;
-        if plan.connect_only_to_port.is_some() {
-            ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
-        }
+    }
+    if prepared.connects_to.is_some() {
+        ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     }
     Ok(ruleset)
 }

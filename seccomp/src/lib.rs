@@ -31,7 +31,7 @@ mod syscalls;
 pub mod witness;
 
 pub use enforcement::{Enforcement, Level, Measure};
-pub use filesystem::{FilesystemError, LandlockPlan, Requirement};
+pub use filesystem::{FileLists, FilesystemError, LandlockPlan, Requirement};
 pub use filter::{FilterOptions, Netlink};
 pub use launch::{
     Child, ExitStatus, Launch, LaunchError, Namespaces, ReplacedFile, Signaller, Stdio, Step, Terminal,

@@ -5,7 +5,7 @@
 mod sandbox;
 
 use sandbox::{Network, command, eventually, run, run_with, scratch};
-use sluice_seccomp::{ExitStatus, LandlockPlan, Namespaces, Notes, User, Witness, launch};
+use sluice_seccomp::{ExitStatus, FileLists, LandlockPlan, Namespaces, Notes, User, Witness, launch};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -170,11 +170,11 @@ fn a_script_in_a_listed_directory_cannot_read_beside_it() {
     let link = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(outside.path(), link.path().join("link")).unwrap();
     let mut wanted = command(&["cat", link.path().join("link").to_str().unwrap()]);
-    wanted.landlock = Some(LandlockPlan {
+    let files = FileLists {
         read_only: ["/usr", "/lib", "/lib64", "/bin"].map(Into::into).to_vec(),
         read_write: vec![link.path().to_owned()],
-        ..LandlockPlan::default()
-    });
+    };
+    wanted.landlock = Some(LandlockPlan { files: Some(files), ..LandlockPlan::default() });
     let outcome = run(&wanted);
     assert!(outcome.stdout.is_empty() && outcome.stderr.contains("Permission denied"), "{outcome:?}");
 }

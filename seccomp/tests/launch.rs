@@ -5,7 +5,8 @@ mod sandbox;
 
 use sandbox::{command, eventually, run, run_with};
 use sluice_seccomp::{
-    ExitStatus, LandlockPlan, LaunchError, Namespaces, Netlink, ReplacedFile, Requirement, Step, User, launch,
+    ExitStatus, FileLists, LandlockPlan, LaunchError, Namespaces, Netlink, ReplacedFile, Requirement, Step,
+    User, launch,
 };
 use std::path::PathBuf;
 
@@ -293,11 +294,11 @@ fn a_dropped_child_is_killed() {
 #[test]
 fn landlock_opens_what_is_listed_and_nothing_else() {
     let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let plan = LandlockPlan {
+    let files = FileLists {
         read_only: ["/usr", "/lib", "/lib64", "/bin", "/etc/passwd", "/proc"].map(PathBuf::from).to_vec(),
         read_write: vec![inside.path().to_owned(), "/dev/null".into()],
-        ..LandlockPlan::default()
     };
+    let plan = LandlockPlan { files: Some(files), ..LandlockPlan::default() };
     for namespaces in BOTH {
         let script = format!(
             "cat /etc/passwd > /dev/null && echo read; cat /proc/self/comm; echo x > {inside}/x && echo wrote; \
@@ -316,11 +317,9 @@ fn landlock_opens_what_is_listed_and_nothing_else() {
 
 #[test]
 fn a_missing_path_is_an_error_or_is_reported() {
-    let mut plan =
-        LandlockPlan { read_only: vec!["/usr".into(), "/no/such/path".into()], ..LandlockPlan::default() };
-    for dir in ["/lib", "/lib64", "/bin"] {
-        plan.read_only.push(dir.into());
-    }
+    let read_only = ["/usr", "/no/such/path", "/lib", "/lib64", "/bin"].map(PathBuf::from).to_vec();
+    let files = FileLists { read_only, ..FileLists::default() };
+    let mut plan = LandlockPlan { files: Some(files), ..LandlockPlan::default() };
     let mut wanted = command(&["true"]);
     wanted.landlock = Some(plan.clone());
     let error = launch(&wanted).unwrap_err();
@@ -356,12 +355,57 @@ fn netlink_is_as_the_policy_says() {
 fn the_enforcement_report_says_what_holds() {
     let child = launch(&command(&["true"])).unwrap();
     let report = child.enforcement().to_string();
+    let summary = child.enforcement().summary();
     child.wait().unwrap();
+    assert!(
+        summary.starts_with("enforced: system calls, processes, privileges\nNOT enforced: "),
+        "{summary}"
+    );
+    assert!(
+        summary.contains("NOT enforced: files (no filesystem policy: root writes root's files"),
+        "{summary}"
+    );
     for line in [
-        "network       OFF",
-        "files         OFF     no filesystem policy: root writes root's files",
+        "network       off",
+        "files         off     no filesystem policy: root writes root's files",
         "processes     on",
     ] {
         assert!(report.contains(line), "{line} in:\n{report}");
     }
+}
+
+#[test]
+fn connects_go_to_the_one_port_and_binding_stays_free() {
+    // A rule set that handled binding would forbid every bind.
+    const SCRIPT: &str = "
+import errno, socket
+proxy, other = socket.create_server(('127.0.0.1', 3128)), socket.create_server(('127.0.0.1', 0))
+for server in (proxy, other):
+    client = socket.socket()
+    print(errno.errorcode.get(client.connect_ex(server.getsockname()), 'connected'))
+client = socket.socket(); client.bind(('127.0.0.1', 0))
+u = socket.socket(type=socket.SOCK_DGRAM); u.connect(('127.0.0.1', 9)); print('datagrams')";
+    let network = sandbox::Network::new();
+    let mut wanted = command(&["/usr/bin/python3", "-c", SCRIPT]);
+    wanted.netns = Some(std::os::fd::AsFd::as_fd(&network.fd));
+    wanted.landlock = Some(LandlockPlan { connect_only_to_port: Some(3128), ..LandlockPlan::default() });
+    let mut said = String::new();
+    let outcome = run_with(&wanted, |child| said = child.enforcement().to_string());
+    assert_eq!(outcome.text(), "connected\nEACCES\ndatagrams\n");
+    assert!(said.contains("connects      on      TCP to port 3128 alone"), "{said}");
+    // No file is refused without lists.
+    wanted.args = vec!["-c".into(), "open('/etc/passwd')".into()];
+    assert_eq!(run(&wanted).status, ExitStatus::Exited(0));
+}
+
+#[test]
+fn a_replaced_file_that_is_listed_alone_can_be_read() {
+    let contents = b"# names are the proxy's\n".to_vec();
+    let path = std::fs::canonicalize("/etc/resolv.conf").unwrap();
+    let read_only = ["/usr", "/lib", "/lib64", "/bin", "/etc/resolv.conf"].map(PathBuf::from).to_vec();
+    let files = FileLists { read_only, ..FileLists::default() };
+    let mut wanted = command(&["cat", "/etc/resolv.conf"]);
+    wanted.replaced = vec![ReplacedFile { path, contents }];
+    wanted.landlock = Some(LandlockPlan { files: Some(files), ..LandlockPlan::default() });
+    assert_eq!(run(&wanted).text(), "# names are the proxy's\n");
 }

@@ -93,7 +93,7 @@ fn both_architectures_give_every_case_the_same_verdict() {
             let name = call_name(row);
             let Some(here) = number(name) else { continue };
             let (with, _) = with_and_without(row.on);
-            let programs = compile_for(&with, arch, |row| number(call_name(row))).unwrap().0;
+            let programs = compile_for(with, arch, |row| number(call_name(row))).unwrap().0;
             let moved = |call: &Call| if Some(call.0) == native(name) { (here, call.1) } else { *call };
             for refused in case.refused.iter().chain(&case.also_refused).map(moved) {
                 let errno = libc::SECCOMP_RET_ERRNO | row.errno as u32;
@@ -109,7 +109,7 @@ fn both_architectures_give_every_case_the_same_verdict() {
 #[test]
 fn the_32_bit_entry_of_either_architecture_is_killed() {
     for (arch, audit) in [(TargetArch::x86_64, AUDIT_I386), (TargetArch::aarch64, AUDIT_ARM)] {
-        let programs = compile_for(&FilterOptions::default(), arch, |row| Some(row.syscall)).unwrap().0;
+        let programs = compile_for(FilterOptions::default(), arch, |row| Some(row.syscall)).unwrap().0;
         assert_eq!(answer(&programs, audit, (20, [0; 6])), libc::SECCOMP_RET_KILL_PROCESS, "{arch:?}");
     }
 }

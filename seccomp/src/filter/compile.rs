@@ -37,12 +37,12 @@ impl Programs {
 /// Compiles the rows that `options` switch on, for this architecture.
 pub fn compile(options: &FilterOptions) -> Result<Programs, FilterError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    compile_for(options, arch, |row| Some(row.syscall))
+    compile_for(*options, arch, |row| Some(row.syscall))
 }
 
 /// Compiles for an architecture, of which `number` knows the calls; one it does not have needs no row.
 pub(super) fn compile_for(
-    options: &FilterOptions,
+    options: FilterOptions,
     arch: TargetArch,
     number: impl Fn(&Row) -> Option<i64>,
 ) -> Result<Programs, FilterError> {

@@ -41,7 +41,7 @@ pub struct Launch<'fd> {
     pub netlink: Netlink,
     /// Whether executable memory files may be made.
     pub memfd_exec: bool,
-    /// The file-system policy; scopes are applied without one, too.
+    /// What Landlock holds beside the scopes, which are applied without a plan, too.
     pub landlock: Option<LandlockPlan>,
     /// Pid and mount namespaces of its own.
     pub namespaces: Namespaces,
@@ -86,7 +86,7 @@ impl Launch<'_> {
 /// Namespaces a workload gets beside the network one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespaces {
-    /// Own process ids, with a fresh `/proc`: no process of the host can be named, and the end of the
+    /// Own process ids and System V objects, with a fresh `/proc`: no process of the host can be named, and the end of the
     /// launcher or of the workload ends every process it left behind, on any kernel. The kernel's
     /// knobs (`/proc/sys`, `/sys`, sysrq) become read-only and `/dev/kmsg` empty, which matters to a
     /// root workload. Pids the workload prints then differ from those in events.

@@ -12,7 +12,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where programs are looked for when the environment has no PATH (as execvp does).
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -138,10 +138,11 @@ impl Plan {
 }
 
 /// What the child mounts anew.
-fn remounted(launch: &Launch<'_>) -> Vec<&'static Path> {
-    let proc = launch.namespaces.pids.then(|| Path::new("/proc"));
-    let tmp = launch.namespaces.private_tmp.then(|| Path::new("/tmp"));
-    proc.into_iter().chain(tmp).collect()
+fn remounted(launch: &Launch<'_>) -> Vec<PathBuf> {
+    let proc = launch.namespaces.pids.then(|| "/proc".into());
+    let tmp = launch.namespaces.private_tmp.then(|| "/tmp".into());
+    let replaced = launch.replaced.iter().filter_map(|file| file.path.canonicalize().ok());
+    proc.into_iter().chain(tmp).chain(replaced).collect()
 }
 
 /// With a private `/tmp` the launcher's directory may be one that is covered; it is entered by name.
