@@ -17,6 +17,7 @@ pub mod address;
 pub mod appliance;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod demo;
 pub mod destination;

@@ -4,24 +4,21 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use sluice_netns::{Sandbox as Network, Spec};
-use sluice_seccomp::{
-    Child, LandlockPlan, Launch, LaunchError, Netlink as NetlinkAccess, Notes, ReplacedFile, Requirement,
-    Terminal, User, Witness, note_ring,
-};
+use sluice_seccomp::{Child, Launch, LaunchError, Notes, Terminal, User, Witness, note_ring};
 use thiserror::Error;
 
 use crate::appliance::Appliance;
+use crate::confine;
 use crate::event::journal::Urgency;
 use crate::event::{Event, Kind};
 use crate::identity::{self, ConnectNotes, Members, Mode, ProcTables, Resolver, Seen, Setup};
 use crate::limits::SandboxLimits;
-use crate::policy::{self, Confinement, Policy};
-use crate::resolv_conf;
+use crate::policy::{Confinement, Policy};
 use crate::sandbox::Sandbox;
 use crate::watch::Watched;
 
@@ -136,11 +133,8 @@ impl<'a> Made<'a> {
         launch.env = environment(network, workload.env);
         launch.netns = Some(network.netns());
         launch.user = workload.user;
-        launch.netlink = netlink(confinement);
-        launch.landlock = landlock(confinement, &workload.directory);
         launch.cwd = Some(workload.directory);
-        launch.hidden = vec![self.state_dir.clone()];
-        launch.replaced = own_resolv_conf(network.proxy_address()).into_iter().collect();
+        confine::apply(&mut launch, confinement, network.proxy_address(), &self.state_dir);
         launch.witness = true;
         launch.terminal = Terminal::Foreground;
         let mut child = sluice_seccomp::launch(&launch)?;
@@ -255,39 +249,4 @@ fn environment(network: &Network, own: Vec<(OsString, OsString)>) -> Vec<(OsStri
     set.insert("SLUICE_SANDBOX".into(), network.name().as_str().into());
     set.extend(own);
     set.into_iter().collect()
-}
-
-/// The sandbox' own `/etc/resolv.conf`, if the host has one to put it over.
-fn own_resolv_conf(proxy: SocketAddr) -> Option<ReplacedFile> {
-    // Often a link; what it leads to is what is read.
-    let path = std::fs::canonicalize("/etc/resolv.conf").ok()?;
-    let host = std::fs::read_to_string(&path).ok()?;
-    Some(ReplacedFile { path, contents: resolv_conf::for_sandbox(&host, proxy).into_bytes() })
-}
-
-fn netlink(confinement: &Confinement) -> NetlinkAccess {
-    match confinement.netlink {
-        policy::Netlink::Route => NetlinkAccess::Route,
-        policy::Netlink::Deny => NetlinkAccess::Deny,
-        policy::Netlink::All => NetlinkAccess::All,
-    }
-}
-
-/// The file-system part of a policy as Landlock enforces it.
-fn landlock(confinement: &Confinement, directory: &Path) -> Option<LandlockPlan> {
-    let files = confinement.filesystem.as_ref()?;
-    let mut read_write = files.read_write.clone();
-    if files.include_workdir {
-        read_write.push(directory.to_owned());
-    }
-    let requirement = match confinement.landlock {
-        policy::LandlockLevel::HardRequirement => Requirement::Required,
-        policy::LandlockLevel::BestEffort => Requirement::BestEffort,
-    };
-    Some(LandlockPlan {
-        read_only: files.read_only.clone(),
-        read_write,
-        requirement,
-        ..LandlockPlan::default()
-    })
 }

@@ -192,3 +192,61 @@ fn ordinary_programs_find_what_they_need() {
           .on('message', console.log);";
     assert_eq!(scene.exec().run(&[node(), "-e", code]).ended_with(0).text(), "fine\n");
 }
+
+#[test]
+fn the_summary_says_what_is_enforced_and_what_is_not() {
+    let scene = Scene::new();
+    let outcome = scene.exec().run(&["true"]).ended_with(0);
+    let all = "sluice: enforced: network, system calls, witness, processes, privileges\n\
+               sluice: NOT enforced: files (no filesystem policy: root writes root's files on this host)\n";
+    assert!(outcome.stderr.contains(all), "{outcome}");
+    let outcome = scene.exec().policy(&filesystem("/tmp")).run(&["true"]).ended_with(0);
+    let all = "sluice: enforced: network, system calls, witness, files, processes, privileges\n";
+    assert!(outcome.stderr.contains(all) && !outcome.stderr.contains("NOT enforced"), "{outcome}");
+    let outcome = scene.exec().option("--no-summary").run(&["true"]).ended_with(0);
+    assert!(outcome.stderr.is_empty(), "{outcome}");
+}
+
+#[test]
+fn the_policy_decides_about_memory_files_tmp_and_the_pid_namespace() {
+    let scene = Scene::new();
+    // The scene's directory is below /tmp, which a private one covers.
+    let with = |lines: &str, script: &str| {
+        let policy = scene.file("policy.yaml", &format!("version: 1\n{lines}\n"));
+        let command = format!(
+            "cd / && exec {} exec --no-summary --name {} --policy {} -- {} -c \"$0\"",
+            sluice().display(),
+            scene.name(),
+            policy.display(),
+            python()
+        );
+        run(&scene, &["sh", "-c", &command, script]).ended_with(0).text()
+    };
+    let memory = "import os\n\
+        try: os.memfd_create('x', 0); print('made')\n\
+        except OSError as error: print(error.strerror)";
+    assert_eq!(with("process: {memfd_exec: allow}", memory), "made\n");
+    assert_eq!(with("process: {memfd_exec: deny}", memory), "Permission denied\n");
+    let tmp = "import os; print(len(os.listdir('/tmp')), os.getpid())";
+    assert_eq!(with("process: {private_tmp: true}", tmp), "0 2\n");
+    let own = with("process: {pid_namespace: false}", tmp);
+    let pid: u32 = own.trim().split(' ').nth(1).expect("a pid").parse().expect("a number");
+    assert!(pid > 2, "{own}");
+}
+
+#[test]
+fn landlock_holds_connects_to_the_proxy_where_the_policy_says_so() {
+    let (scene, origin) = (Scene::new(), HttpOrigin::start());
+    let policy = "version: 1\nlandlock: {tcp_connect: proxy}\nnetwork_policies:\n  o:\n    endpoints:\n      \
+                  - {host: origin.test, port: PORT}\n";
+    let port = origin.url("", "").rsplit(':').next().expect("a port").trim_end_matches('/').to_owned();
+    let script = format!(
+        "curl -sS -p {}; curl -sS --noproxy '*' http://192.0.2.1/ 2>&1; true",
+        origin.url("origin.test", "/")
+    );
+    let exec = scene.exec().policy(&policy.replace("PORT", &port)).permit_loopback();
+    let outcome = exec.run(&["sh", "-c", &script]).ended_with(0);
+    assert!(outcome.text().starts_with(BODY), "{outcome}");
+    assert!(outcome.stderr.contains("enforced: network, connects, "), "{outcome}");
+    assert!(outcome.text().contains("Failed to connect"), "{outcome}");
+}

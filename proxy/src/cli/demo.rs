@@ -67,6 +67,9 @@ fn demonstrate() -> Result<u8, Failure> {
     appliance.stop();
     println!("\nWhat the appliance saw\n");
     print!("{}", indented(&ledger::render(reporter.ledger(), Some(100))));
+    if let Ok(ended) = &outcome {
+        print!("{}", indented(&ended.enforcement.summary()));
+    }
     let shown = show_event(&folder);
     let _ = std::fs::remove_file(&folder);
     shown.map_err(internal)?;
@@ -74,7 +77,7 @@ fn demonstrate() -> Result<u8, Failure> {
         "\n{:.1} s; nothing is left behind. Next: sluice exec --policy FILE -- CMD",
         began.elapsed().as_secs_f64()
     );
-    outcome
+    outcome.map(|ended| ended.code)
 }
 
 /// One event as a log shipper gets it.

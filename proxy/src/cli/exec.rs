@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use ipnet::IpNet;
 use sluice_netns::{SandboxName, Spec};
-use sluice_seccomp::{Child, Signaller, User};
+use sluice_seccomp::{Child, Enforcement, Signaller, User};
 
 use super::{ExecArgs, check, doctor, exit};
 use crate::appliance::{Appliance, Plan};
@@ -97,8 +97,11 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     let outcome = run_inside(&appliance, plan, workload, confinement, &signals);
     let reporter = appliance.reporter().clone();
     appliance.stop();
-    if !args.no_summary && outcome.is_ok() {
+    if let Ok(ended) = &outcome
+        && !args.no_summary
+    {
         eprint!("{}", ledger::render(reporter.ledger(), terminal_width()));
+        ended.enforcement.summary().lines().for_each(|line| eprintln!("sluice: {line}"));
     }
     if let Some(file) = &args.learn {
         write_learned(&learned(reporter.ledger()), file.as_deref())
@@ -107,7 +110,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     if reporter.dropped() > 0 {
         eprintln!("sluice: {} events could not be written", reporter.dropped());
     }
-    outcome
+    outcome.map(|ended| ended.code)
 }
 
 /// The smallest policy that covers what went through the proxy or asked to.
@@ -139,6 +142,14 @@ fn write_learned(policy: &str, file: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How a command ended, and under what.
+pub(super) struct Ended {
+    /// Its exit code.
+    pub(super) code: u8,
+    /// What held for it.
+    pub(super) enforcement: Enforcement,
+}
+
 /// From the sandbox' creation to its removal.
 pub(super) fn run_inside(
     appliance: &Appliance,
@@ -146,12 +157,13 @@ pub(super) fn run_inside(
     workload: Workload,
     confinement: &Confinement,
     signals: &Signals,
-) -> Result<u8, Failure> {
+) -> Result<Ended, Failure> {
     let mut made = Made::create(appliance, plan).map_err(of_made)?;
     let child = made.launch(workload, confinement).map_err(of_made)?;
+    let enforcement = child.enforcement().clone();
     let code = attend(appliance, child, signals)?;
     made.remove().map_err(of_made)?;
-    Ok(code)
+    Ok(Ended { code, enforcement })
 }
 
 /// Waits for the command, passing signals on to it and keeping an eye on the appliance.

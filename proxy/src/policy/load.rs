@@ -154,21 +154,36 @@ fn confinement(reader: &mut Reader<'_>, top: &Fields<'_>) -> Confinement {
     if let Some(node) = top.get("filesystem_policy") {
         confinement.filesystem = filesystem(reader, node);
     }
-    if let Some(fields) = top.get("landlock").and_then(|node| reader.mapping(node, &["compatibility"])) {
+    let keys = &["compatibility", "tcp_connect"];
+    if let Some(fields) = top.get("landlock").and_then(|node| reader.mapping(node, keys)) {
         let levels = &[
             ("best_effort", LandlockLevel::BestEffort),
             ("hard_requirement", LandlockLevel::HardRequirement),
         ];
         let level = fields.get("compatibility").and_then(|node| reader.choice(node, levels));
         confinement.landlock = level.unwrap_or_default();
+        let connects = &[("any", false), ("proxy", true)];
+        let only = fields.get("tcp_connect").and_then(|node| reader.choice(node, connects));
+        confinement.connect_only_to_proxy = only.unwrap_or(false);
     }
-    let keys = &["run_as_user", "run_as_group", "netlink"];
+    let keys = &["run_as_user", "run_as_group", "netlink", "memfd_exec", "private_tmp", "pid_namespace"];
     if let Some(fields) = top.get("process").and_then(|node| reader.mapping(node, keys)) {
         confinement.run_as_user = fields.get("run_as_user").and_then(|node| account(reader, node));
         confinement.run_as_group = fields.get("run_as_group").and_then(|node| account(reader, node));
         let kinds = &[("route", Netlink::Route), ("deny", Netlink::Deny), ("all", Netlink::All)];
         let netlink = fields.get("netlink").and_then(|node| reader.choice(node, kinds));
         confinement.netlink = netlink.unwrap_or_default();
+        let verdicts = &[("allow", true), ("deny", false)];
+        let memfd_exec = fields.get("memfd_exec").and_then(|node| reader.choice(node, verdicts));
+        confinement.memfd_exec = memfd_exec.unwrap_or(true);
+        let mut flag = |key, usual| fields.get(key).and_then(|node| reader.bool(node)).unwrap_or(usual);
+        confinement.private_tmp = flag("private_tmp", false);
+        confinement.pid_namespace = flag("pid_namespace", true);
+        if let Some(node) = fields.get("private_tmp").filter(|_| confinement.private_tmp)
+            && !confinement.pid_namespace
+        {
+            reader.error(node, "a private /tmp needs the mounts that come with pid_namespace: true");
+        }
     }
     confinement
 }

@@ -216,18 +216,42 @@ pub enum Sni {
 }
 
 /// The parts of a policy that confine the workload rather than its network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confinement {
-    /// `filesystem_policy`; absent means no Landlock.
+    /// `filesystem_policy`; absent means no Landlock rules about files.
     pub filesystem: Option<FilesystemPolicy>,
     /// `landlock.compatibility`.
     pub landlock: LandlockLevel,
+    /// `landlock.tcp_connect: proxy`: Landlock, too, lets TCP connect to the proxy's port alone.
+    pub connect_only_to_proxy: bool,
     /// `process.run_as_user`: a name or a number.
     pub run_as_user: Option<Account>,
     /// `process.run_as_group`.
     pub run_as_group: Option<Account>,
     /// `process.netlink`.
     pub netlink: Netlink,
+    /// `process.memfd_exec`: whether memory files may be executed.
+    pub memfd_exec: bool,
+    /// `process.private_tmp`: an empty `/tmp` in memory.
+    pub private_tmp: bool,
+    /// `process.pid_namespace`: own processes, mounts and System V objects.
+    pub pid_namespace: bool,
+}
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Self {
+            filesystem: None,
+            landlock: LandlockLevel::default(),
+            connect_only_to_proxy: false,
+            run_as_user: None,
+            run_as_group: None,
+            netlink: Netlink::default(),
+            memfd_exec: true,
+            private_tmp: false,
+            pid_namespace: true,
+        }
+    }
 }
 
 /// Which files the workload may touch.

@@ -79,7 +79,9 @@ impl Step {
                 "; the kernel needs seccomp user notification (Linux 5.5), and no other listener may hold this process (is it run inside another sandbox?)"
             }
             Self::CloseOnExec => "; the kernel needs close_range with CLOEXEC (Linux 5.11)",
-            Self::Directory => "; check that the directory exists and the workload's user may enter it",
+            Self::Directory => {
+                "; check that the directory exists, is not below a private /tmp, and that the workload's user may enter it"
+            }
             _ => "",
         }
     }
