@@ -49,14 +49,14 @@ pub struct Enforcement {
 impl Enforcement {
     pub(crate) fn of(launch: &Launch<'_>, plan: &Plan) -> Self {
         Self {
-            measures: vec![
-                network(launch),
+            measures: [
+                Some(network(launch)),
                 connects(launch, plan),
-                system_calls(launch, plan),
-                witness(launch),
-                files(launch, plan),
-                processes(launch, plan),
-                privileges(launch, plan),
+                Some(system_calls(launch, plan)),
+                Some(witness(launch)),
+                Some(files(launch, plan)),
+                Some(processes(launch, plan)),
+                Some(privileges(launch, plan)),
             ]
             .into_iter()
             .flatten()
@@ -90,11 +90,11 @@ impl fmt::Display for Enforcement {
     }
 }
 
-fn measure(name: &'static str, level: Level, detail: impl Into<String>) -> Option<Measure> {
-    Some(Measure { name, level, detail: detail.into() })
+fn measure(name: &'static str, level: Level, detail: impl Into<String>) -> Measure {
+    Measure { name, level, detail: detail.into() }
 }
 
-fn network(launch: &Launch<'_>) -> Option<Measure> {
+fn network(launch: &Launch<'_>) -> Measure {
     match launch.netns {
         Some(_) => measure("network", Level::Full, "the sandbox's own namespace; it cannot be left"),
         None => measure("network", Level::Off, "the launcher's namespace"),
@@ -104,17 +104,17 @@ fn network(launch: &Launch<'_>) -> Option<Measure> {
 /// Named only where the policy asks for it: the fence refuses the same connects.
 fn connects(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     let port = launch.landlock.as_ref()?.connect_only_to_port?;
-    match plan.landlock().connects_to {
+    Some(match plan.landlock().connects_to {
         Some(_) => measure("connects", Level::Full, format!("TCP to port {port} alone, by Landlock as well")),
         None => measure(
             "connects",
             Level::Off,
             "this kernel's Landlock has no rule for them; the fence refuses them",
         ),
-    }
+    })
 }
 
-fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
+fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Measure {
     let netlink = match launch.netlink {
         Netlink::Route => "NETLINK_ROUTE only",
         Netlink::Deny => "no netlink",
@@ -125,7 +125,7 @@ fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     measure("system calls", Level::Full, detail)
 }
 
-fn witness(launch: &Launch<'_>) -> Option<Measure> {
+fn witness(launch: &Launch<'_>) -> Measure {
     if launch.witness {
         measure(
             "witness",
@@ -137,7 +137,7 @@ fn witness(launch: &Launch<'_>) -> Option<Measure> {
     }
 }
 
-fn files(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
+fn files(launch: &Launch<'_>, plan: &Plan) -> Measure {
     let landlock = plan.landlock();
     let Some(wanted) = launch.landlock.as_ref().and_then(|wanted| wanted.files.as_ref()) else {
         let who = if plan.credentials().kept == 0 {
@@ -163,7 +163,7 @@ fn files(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     }
 }
 
-fn processes(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
+fn processes(launch: &Launch<'_>, plan: &Plan) -> Measure {
     match (launch.namespaces.pids, plan.landlock().is_scoped()) {
         (true, true) => measure(
             "processes",
@@ -190,7 +190,7 @@ fn processes(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
     }
 }
 
-fn privileges(launch: &Launch<'_>, plan: &Plan) -> Option<Measure> {
+fn privileges(launch: &Launch<'_>, plan: &Plan) -> Measure {
     let who = match &launch.user {
         Some(user) => format!("uid {} gid {}", user.uid, user.gid),
         None => "root".to_owned(),

@@ -22,8 +22,12 @@ const UNHEARD_OF: i32 = libc::EXFULL;
 /// Refuses a call, when the argument of that index has that value.
 fn refuse(call: i64, argument: Option<(u8, i32)>) -> BpfProgram {
     let rules = argument.map(|(index, value)| {
-        let condition =
-            SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value as u32 as u64);
+        let condition = SeccompCondition::new(
+            index,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Eq,
+            u64::from(value.cast_unsigned()),
+        );
         SeccompRule::new(vec![condition.unwrap()]).unwrap()
     });
     let filter = SeccompFilter::new(

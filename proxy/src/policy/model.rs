@@ -217,6 +217,7 @@ pub enum Sni {
 
 /// The parts of a policy that confine the workload rather than its network.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each key of the policy that is on or off")]
 pub struct Confinement {
     /// `filesystem_policy`; absent means no Landlock rules about files.
     pub filesystem: Option<FilesystemPolicy>,

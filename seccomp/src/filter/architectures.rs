@@ -1,9 +1,10 @@
 //! The table means the same on every architecture: its numbers are held against an independent list of
-//! system calls, and the programs for both architectures against the cases of `tests.rs`, by a small
+//! system calls, and the programs for both architectures against the cases of `cases.rs`, by a small
 //! interpreter of classic BPF (the other architecture's cannot be installed here).
 
+use super::cases::{Call, cases};
 use super::compile::compile_for;
-use super::tests::{Call, cases, with_and_without};
+use super::tests::with_and_without;
 use super::*;
 use seccompiler::{BpfProgram, TargetArch, sock_filter};
 use std::str::FromStr;

@@ -11,6 +11,8 @@
 
 #[cfg(test)]
 mod architectures;
+#[cfg(test)]
+mod cases;
 mod compile;
 mod table;
 #[cfg(test)]
