@@ -21,7 +21,7 @@ use crate::event::journal::{Journal, Target, Urgency, Writer};
 use crate::event::ledger::Ledger;
 use crate::event::{Event, Kind, ProcessView, Reporter, Words};
 use crate::http::rewrite::Pseudonym;
-use crate::identity::{Changed, Elsewhere, Images, Scanner};
+use crate::identity::{Changed, Elsewhere, Images, Scanner, Trace};
 use crate::limits::Limits;
 use crate::policy::Policy;
 use crate::sandbox::{Sandbox, Sources};
@@ -55,6 +55,8 @@ pub struct Plan {
     pub dial_from: Option<OwnedFd>,
     /// Names answered without asking anybody.
     pub names: HashMap<Box<str>, Arc<[IpAddr]>>,
+    /// Whether the host's connects are traced: identity for sandboxes without a witness.
+    pub trace: bool,
     /// Whether every program that asks is hashed, for events and to notice changes; otherwise only where a policy pins a
     /// hash.
     pub hash_always: bool,
@@ -77,6 +79,7 @@ impl Default for Plan {
             permit_special: Vec::new(),
             dial_from: None,
             names: HashMap::new(),
+            trace: false,
             hash_always: false,
             refusal_hint: None,
             events: Target::None,
@@ -124,6 +127,7 @@ pub struct Appliance {
     workers: Vec<Worker>,
     scanner: Arc<Scanner>,
     elsewhere: Arc<Elsewhere>,
+    trace: Option<Arc<Trace>>,
     control: Control,
     reporter: Reporter,
     writer: Option<Writer>,
@@ -165,6 +169,7 @@ impl Appliance {
             Images::start(move |change| tell_changed(&told, &change)).map_err(part("the hashing thread"))?;
         let images = Arc::new(images);
         let elsewhere = Arc::new(Elsewhere::with_host().map_err(part("identity"))?);
+        let trace = plan.trace.then(open_trace).flatten();
         let names = Names::new(control.runtime().clone(), plan.names);
         let guard = keep_guard(&control, plan.permit_special, plan.listeners, plan.dial_from.is_some());
         let limits = Arc::new(plan.limits);
@@ -194,7 +199,17 @@ impl Appliance {
             .then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner))))
             .transpose()?;
         let retired = Retired::default();
-        Ok(Self { monitor, workers, scanner, elsewhere, control, reporter, writer: Some(writer), retired })
+        Ok(Self {
+            monitor,
+            workers,
+            scanner,
+            elsewhere,
+            trace,
+            control,
+            reporter,
+            writer: Some(writer),
+            retired,
+        })
     }
 
     /// Where events go.
@@ -210,6 +225,11 @@ impl Appliance {
     /// The namespaces of all sandboxes and of the host: none is searched for another's processes.
     pub fn elsewhere(&self) -> &Arc<Elsewhere> {
         &self.elsewhere
+    }
+
+    /// The trace of this host's connects, if it was wanted and can be had.
+    pub fn trace(&self) -> Option<Arc<Trace>> {
+        self.trace.clone()
     }
 
     /// The control plane.
@@ -349,6 +369,17 @@ fn tell_changed(reporter: &Reporter, change: &Changed) {
         now,
         "a binary has changed since it was first seen"
     );
+}
+
+/// The trace, or a word about what is weaker without it.
+fn open_trace() -> Option<Arc<Trace>> {
+    match Trace::open() {
+        Ok(trace) => Some(Arc::new(trace)),
+        Err(error) => {
+            tracing::warn!(%error, "clients without a witness are named as of the lookup, not of the connect");
+            None
+        }
+    }
 }
 
 fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, MonitorError> {

@@ -94,6 +94,7 @@ impl<'a> Made<'a> {
             elsewhere: Arc::clone(appliance.elsewhere()),
             view_of: None,
             notes: Some(Arc::new(Witnessed(Arc::clone(&notes)))),
+            trace: appliance.trace(),
             tables: Arc::new(ProcTables::new("/proc")),
             proc: "/proc".into(),
         };

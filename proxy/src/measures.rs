@@ -93,6 +93,7 @@ pub fn describe() {
         Unit::Seconds,
         "One identity lookup, by the source that answered"
     );
+    describe_counter!("sluice_identity_trace_total", "What became of the kernel's trace of connects");
     describe_counter!("sluice_identity_cache_total", "Identity cache hits and misses");
     describe_counter!("sluice_kmsg_forged_total", "Log lines that only looked like ours");
     describe_counter!("sluice_kmsg_lost_total", "Kernel log records overwritten before they were read");

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::identity::Trace;
 use crate::worker::ring;
 
 /// How much depends on a prerequisite.
@@ -84,6 +85,7 @@ pub fn all() -> Vec<Finding> {
         findings.extend(sluice_bypass::probe::probes().into_iter().filter(own).map(of_bypass));
         findings.extend(sluice_seccomp::probe::all().into_iter().map(of_seccomp));
     }
+    findings.push(trace());
     findings.push(descriptors());
     findings
 }
@@ -136,6 +138,23 @@ fn io_uring_remedy(error: &std::io::Error) -> String {
         }
         Some(libc::ENOMEM) => "raise the memlock limit (ulimit -l, LimitMEMLOCK=)".into(),
         _ => "see the error".into(),
+    }
+}
+
+/// Only sandboxes without a witness depend on it: external and attached ones.
+fn trace() -> Finding {
+    const NAME: &str = "connect trace";
+    match Trace::open() {
+        Ok(_) => Finding::found(NAME, "clients without a witness are named as of their connect").optional(),
+        Err(error) => Finding::missing(
+            NAME,
+            format!(
+                "clients without a witness are named as of the lookup, not of the connect: {}",
+                error.cause()
+            ),
+            error.remedy(),
+        )
+        .optional(),
     }
 }
 

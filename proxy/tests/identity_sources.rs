@@ -50,7 +50,7 @@ fn a_connection_only_the_global_table_shows_is_identified_and_says_so() {
     );
     assert_eq!(
         trail.to_string(),
-        "witness: not available; diag: not found; pid-table: not found; global-table: found; \
+        "witness: not available; trace: not available; diag: not found; pid-table: not found; global-table: found; \
          held by: one process, others not ruled out"
     );
 }

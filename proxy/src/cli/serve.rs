@@ -17,7 +17,7 @@ use crate::config::{self, Changes, Config, EventSink, IdentityMode, SandboxConfi
 use crate::control::observe::{self, Readiness, Refresh};
 use crate::event::Words;
 use crate::event::journal::Target;
-use crate::identity::{Members, Mode, ProcTables, Resolver, Setup};
+use crate::identity::{Members, Mode, ProcTables, Resolver, Setup, TraceFigures};
 use crate::measures::{self, Fenced};
 use crate::policy::{self, Policy};
 use crate::preflight::{self, Finding};
@@ -81,9 +81,13 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
         let listener = listener.with_context(|| format!("cannot listen on {address} for metrics"))?;
         let served: Vec<Arc<Sandbox>> = external.iter().map(|(_, sandbox)| Arc::clone(sandbox)).collect();
         let reporter = appliance.reporter().clone();
+        let trace = appliance.trace();
         let refresh: Refresh = Arc::new(move || {
             metrics::gauge!("sluice_sandbox_count").set(served.len() as f64);
             metrics::counter!("sluice_events_dropped_total").absolute(reporter.dropped());
+            if let Some(trace) = &trace {
+                count_trace(trace.figures());
+            }
             let figures = served
                 .iter()
                 .map(|sandbox| (Arc::clone(sandbox.shared_name()), sandbox.measures(), Fenced::default()));
@@ -109,6 +113,14 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     ended
 }
 
+fn count_trace(figures: TraceFigures) {
+    let count =
+        |what, number| metrics::counter!("sluice_identity_trace_total", "what" => what).absolute(number);
+    count("noted", figures.noted);
+    count("losses", figures.losses);
+    count("overflowed", figures.overflowed);
+}
+
 fn plan(config: &Config) -> Plan {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = match &config.workers {
@@ -127,6 +139,7 @@ fn plan(config: &Config) -> Plan {
             EventSink::Stdout => Target::Stdout,
             EventSink::File(path) => Target::File(path.clone()),
         },
+        trace: true,
         hash_always: true,
         refusal_hint: config.refusal_hint.clone(),
         words: Words::UpToARate,
@@ -164,6 +177,7 @@ fn resolver(entry: &SandboxConfig, appliance: &Appliance) -> anyhow::Result<Opti
         elsewhere: Arc::clone(appliance.elsewhere()),
         view_of: None,
         notes: None,
+        trace: appliance.trace(),
         tables: Arc::new(ProcTables::new("/proc")),
         proc: "/proc".into(),
     };

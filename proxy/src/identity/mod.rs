@@ -8,18 +8,21 @@
 //!
 //! 1. A worker asks [`Resolver::quick`] right after `accept`. `resolver.rs` first asks the connect witness
 //!    ([`ConnectNotes`]): a note is exact, and dates from the connect itself.
-//! 2. Else `diag.rs` asks the kernel, inside the sandbox's namespace, which socket has the connection's four-tuple
+//! 2. Else the kernel's trace of connects is asked (`trace`): it knows which process connected, in whatever sandbox, and
+//!    `connectors.rs` makes sure that what `/proc` says of it is of the time of the connect.
+//! 3. Else `diag.rs` asks the kernel, inside the sandbox's namespace, which socket has the connection's four-tuple
 //!    (about 3 µs), and `holders.rs` looks whether a process it knows holds that socket.
-//! 3. Only if that is not enough does the worker get a [`Ticket`] and awaits the [`Scanner`], the one thread that reads
+//! 4. Only if that is not enough does the worker get a [`Ticket`] and awaits the [`Scanner`], the one thread that reads
 //!    `/proc` at length: `sources.rs` reads the tables that `table.rs` matches row by row, `roster.rs` lists the
 //!    sandbox's processes, `holders.rs` reads the descriptors of those that have run since it last looked.
-//! 4. `process.rs` states the facts of the holder: exe, start time, uid, ancestors. `image.rs` hashes the running image
+//! 5. `process.rs` states the facts of the holder: exe, start time, uid, ancestors. `image.rs` hashes the running image
 //!    when somebody wants it, on a thread of its own, and notices when a path's binary changes.
-//! 5. The worker gets an [`Identity`], whose [`Trail`] tells what every source said.
+//! 6. The worker gets an [`Identity`], whose [`Trail`] tells what every source said.
 //!
 //! Each reading of `/proc` goes through a descriptor of the process's own directory (`procfs.rs`), so a pid that was
 //! given to another process in between can not be mistaken for the one that was found.
 
+mod connectors;
 mod diag;
 mod diag_message;
 mod holders;
@@ -32,6 +35,7 @@ mod scanner;
 mod sources;
 mod stat;
 pub mod table;
+mod trace;
 mod trail;
 
 use std::net::SocketAddr;
@@ -45,6 +49,7 @@ pub use resolver::{Mode, OpenError, Quick, Resolver, Setup, Ticket};
 pub use roster::{Elsewhere, Members};
 pub use scanner::Scanner;
 pub use sources::{ProcTables, Tables};
+pub use trace::{Figures as TraceFigures, Trace, TraceError};
 pub use trail::{Account, Answer, Holding, Source, Trail};
 
 /// The transport of the socket in question.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::connectors::{Connectors, Place, Verdict};
 use super::diag::{DiagError, DiagSocket};
 use super::holders::{Finding, Holder, Holders, Search};
 use super::process::{Facts, Process, View};
@@ -14,6 +15,7 @@ use super::procfs::{ProcRoot, metadata};
 use super::roster::{Elsewhere, Members};
 use super::sources::Tables;
 use super::table::{Reading, Sighting, Tuple};
+use super::trace::Trace;
 use super::trail::{Answer, Holding, Source, Trail};
 use super::{ConnectNotes, Identity, Need, Protocol, Query};
 
@@ -46,6 +48,8 @@ pub struct Setup {
     pub view_of: Option<u32>,
     /// Its witness, if it has one.
     pub notes: Option<Arc<dyn ConnectNotes>>,
+    /// The trace of this host's connects, where it can be had. Not needed with a witness.
+    pub trace: Option<Arc<Trace>>,
     /// Where the tcp tables come from: [`ProcTables`](super::ProcTables) of `/proc`.
     pub tables: Arc<dyn Tables>,
     /// The proc file system: `/proc`.
@@ -104,6 +108,7 @@ pub(super) struct Shared {
     mode: Mode,
     netns: Option<OwnedFd>,
     notes: Option<Arc<dyn ConnectNotes>>,
+    connectors: Option<Connectors>,
     tables: Arc<dyn Tables>,
     facts: Facts,
     holders: Mutex<Holders>,
@@ -118,6 +123,8 @@ pub struct Ticket {
     tuple: Tuple,
     inode: Option<u64>,
     uid: Option<u32>,
+    /// The trace knows that somebody connected whom nothing can prove any more.
+    doubtful: bool,
     trail: Trail,
 }
 
@@ -137,10 +144,16 @@ impl Resolver {
         };
         let view = View::open(&proc, setup.view_of)
             .map_err(|error| OpenError::View { pid: setup.view_of.unwrap_or(0), error })?;
+        let place = match &setup.netns {
+            Some(_) => Place::Namespace,
+            None => Place::AnywhereBut(Arc::clone(&setup.elsewhere)),
+        };
+        let connectors = setup.trace.map(|trace| Connectors::new(trace, Arc::clone(&proc), netns, place));
         let shared = Arc::new(Shared {
             mode: setup.mode,
             netns: setup.netns,
             notes: setup.notes,
+            connectors,
             tables: setup.tables,
             facts: Facts::new(Arc::clone(&proc), netns, view),
             holders: Mutex::new(Holders::new(proc, setup.members, netns, setup.elsewhere)),
@@ -189,9 +202,12 @@ impl Resolver {
         {
             if let Some(seen) = notes.find(query.client, query.proxy) {
                 ticket.trail.witness = Answer::Found;
-                return Quick::Known(ticket.named_by(self.shared.facts.of_note(seen)));
+                return Quick::Known(ticket.named_by(Source::Witness, self.shared.facts.of_note(seen)));
             }
             ticket.trail.witness = Answer::NotFound;
+        }
+        if let Some(process) = self.shared.connected(&mut ticket) {
+            return Quick::Known(ticket.named_by(Source::Trace, process));
         }
         self.ask_the_kernel(&mut ticket);
         let ends_here = match ticket.trail.diag {
@@ -229,6 +245,25 @@ impl Resolver {
 }
 
 impl Shared {
+    /// Who connected, by the kernel's trace.
+    fn connected(&self, ticket: &mut Ticket) -> Option<Arc<Process>> {
+        if self.mode != Mode::Process || ticket.query.protocol != Protocol::Tcp {
+            return None;
+        }
+        ticket.trail.trace = match self.connectors.as_ref()?.connected(&self.facts, &ticket.tuple) {
+            Verdict::Named(process) => {
+                ticket.trail.trace = Answer::Found;
+                return Some(process);
+            }
+            Verdict::Unknown => Answer::NotFound,
+            Verdict::Doubtful(answer) => {
+                ticket.doubtful = true;
+                answer
+            }
+        };
+        None
+    }
+
     /// One of the last owners, if one process is enough and the scanner is not at work on them.
     fn last_owner(&self, ticket: &Ticket) -> Option<Arc<Process>> {
         if ticket.query.need == Need::Proof {
@@ -327,7 +362,8 @@ impl Ticket {
             tuple: Tuple::new(query.client, query.proxy),
             inode: None,
             uid: None,
-            trail: Trail { witness: Answer::Absent, ..Trail::default() },
+            doubtful: false,
+            trail: Trail { witness: Answer::Absent, trace: Answer::Absent, ..Trail::default() },
         }
     }
 
@@ -361,21 +397,16 @@ impl Ticket {
         }
     }
 
-    fn named_by(self, process: Arc<Process>) -> Arc<Identity> {
+    /// Named by a source that saw the connect.
+    fn named_by(self, source: Source, process: Arc<Process>) -> Arc<Identity> {
         let uid = Some(process.uid);
-        Arc::new(Identity {
-            source: Source::Witness,
-            process: Some(process),
-            uid,
-            ambiguous: false,
-            trail: self.trail,
-        })
+        Arc::new(Identity { source, process: Some(process), uid, ambiguous: false, trail: self.trail })
     }
 
     fn named(mut self, process: Arc<Process>, holding: Holding) -> Arc<Identity> {
         self.trail.holding = holding;
         let proven = match holding {
-            Holding::Proven { .. } => true,
+            Holding::Proven { .. } => !self.doubtful,
             Holding::Named => self.query.need == Need::Name,
             _ => false,
         };

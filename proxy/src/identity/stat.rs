@@ -9,6 +9,8 @@ pub(super) struct Stat<'a> {
     pub ppid: u32,
     /// Clock ticks after boot at which the process started: with the pid, its name for as long as the machine is up.
     pub start_time: u64,
+    /// Where the program's code is in its memory; 0 in the midst of an exec, 1 if we may not know.
+    pub start_code: u64,
 }
 
 /// Reads the one line of the file. The name is in parentheses and may itself contain any: it ends at the last one.
@@ -20,7 +22,8 @@ pub(super) fn parse(stat: &[u8]) -> Option<Stat<'_>> {
     let mut fields = rest.split_ascii_whitespace(); // the first is field 3, the state
     let ppid = fields.nth(1)?.parse().ok()?;
     let start_time = fields.nth(17)?.parse().ok()?;
-    Some(Stat { comm, ppid, start_time })
+    let start_code = fields.nth(3)?.parse().ok()?; // field 26
+    Some(Stat { comm, ppid, start_time, start_code })
 }
 
 #[cfg(test)]
@@ -29,12 +32,16 @@ mod tests {
 
     use super::*;
 
-    const TAIL: &str = "S 41 4242 41 34816 4242 4194304 100 0 0 0 1 2 0 0 20 0 1 0 987654321 2000 10";
+    const TAIL: &str =
+        "S 41 4242 41 34816 4242 4194304 100 0 0 0 1 2 0 0 20 0 1 0 987654321 2000 10 99 4198400 0";
 
     #[test]
     fn the_parent_and_the_start_are_fields_4_and_22() {
         let line = format!("4242 (curl) {TAIL}\n");
-        assert_eq!(parse(line.as_bytes()), Some(Stat { comm: b"curl", ppid: 41, start_time: 987_654_321 }));
+        assert_eq!(
+            parse(line.as_bytes()),
+            Some(Stat { comm: b"curl", ppid: 41, start_time: 987_654_321, start_code: 4_198_400 })
+        );
     }
 
     #[test]
@@ -45,7 +52,12 @@ mod tests {
             let line = format!("4242 ({comm}) {TAIL}\n");
             assert_eq!(
                 parse(line.as_bytes()),
-                Some(Stat { comm: comm.as_bytes(), ppid: 41, start_time: 987_654_321 }),
+                Some(Stat {
+                    comm: comm.as_bytes(),
+                    ppid: 41,
+                    start_time: 987_654_321,
+                    start_code: 4_198_400
+                }),
                 "{comm:?}"
             );
         }

@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Source {
     /// The connect witness: exact, and as of the connect.
     Witness,
+    /// The kernel's trace of connects: exact, and as of the connect.
+    Trace,
     /// The kernel's socket lookup (sock_diag) in the sandbox's namespace.
     Diag,
     /// `/proc/<pid>/net/tcp{,6}` of a living process of the sandbox.
@@ -25,6 +27,7 @@ impl Source {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Witness => "witness",
+            Self::Trace => "trace",
             Self::Diag => "diag",
             Self::PidTable => "pid-table",
             Self::GlobalTable => "global-table",
@@ -51,6 +54,12 @@ pub enum Answer {
     Found,
     /// It knows the connection, but its socket no longer belongs to a process (closed, or its process is gone).
     Orphan,
+    /// It knows the connection, but the process that made it had ended before it could be looked at.
+    Gone,
+    /// It knows the connection, but the process that made it executes another program since.
+    Changed,
+    /// It knows more than one such connection, and can not tell which is meant.
+    Several,
     /// It does not know the connection.
     NotFound,
     /// The kernel refused to be asked.
@@ -68,6 +77,9 @@ impl fmt::Display for Answer {
             Self::Absent => "not available",
             Self::Found => "found",
             Self::Orphan => "found without an owner",
+            Self::Gone => "found, but its process has ended",
+            Self::Changed => "found, but its process has executed another program since",
+            Self::Several => "found more than once",
             Self::NotFound => "not found",
             Self::NotPermitted => "not permitted",
             Self::Busy => "not tried, too many lookups waiting",
@@ -132,6 +144,8 @@ impl fmt::Display for Holding {
 pub struct Trail {
     /// The connect witness.
     pub witness: Answer,
+    /// The kernel's trace of connects.
+    pub trace: Answer,
     /// sock_diag in the sandbox's namespace.
     pub diag: Answer,
     /// `/proc/<pid>/net/tcp{,6}`.
@@ -155,9 +169,10 @@ pub struct Account {
 
 impl Trail {
     /// The sources in the order they are asked.
-    pub const fn accounts(&self) -> [Account; 4] {
+    pub const fn accounts(&self) -> [Account; 5] {
         [
             Account { source: Source::Witness, answer: self.witness },
+            Account { source: Source::Trace, answer: self.trace },
             Account { source: Source::Diag, answer: self.diag },
             Account { source: Source::PidTable, answer: self.pid_table },
             Account { source: Source::GlobalTable, answer: self.global_table },
@@ -173,7 +188,7 @@ impl Trail {
     }
 }
 
-/// `witness: not available; diag: found; pid-table: not tried; global-table: not tried; held by: one process, no other`
+/// `witness: not available; trace: not available; diag: found; pid-table: not tried; global-table: not tried; held by: one process, no other`
 impl fmt::Display for Trail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for account in self.accounts() {
@@ -195,6 +210,7 @@ mod tests {
     fn a_trail_reads_as_one_line_with_every_source() {
         let trail = Trail {
             witness: Answer::Absent,
+            trace: Answer::Gone,
             diag: Answer::NotFound,
             pid_table: Answer::Failed(nix::libc::EACCES),
             global_table: Answer::Found,
@@ -203,7 +219,7 @@ mod tests {
         };
         assert_eq!(
             trail.to_string(),
-            "witness: not available; diag: not found; pid-table: failed: Permission denied; global-table: found; \
+            "witness: not available; trace: found, but its process has ended; diag: not found; pid-table: failed: Permission denied; global-table: found; \
              held by: none of 12 processes, 2 of which could not be read; 3 table rows not understood"
         );
         assert_eq!(trail.found_by(), Some(Source::GlobalTable));
@@ -211,7 +227,17 @@ mod tests {
 
     #[test]
     fn labels_are_the_contract_of_events_and_metrics() {
-        let labels = [Source::Witness, Source::Diag, Source::PidTable, Source::GlobalTable, Source::None];
-        assert_eq!(labels.map(Source::label), ["witness", "diag", "pid-table", "global-table", "none"]);
+        let labels = [
+            Source::Witness,
+            Source::Trace,
+            Source::Diag,
+            Source::PidTable,
+            Source::GlobalTable,
+            Source::None,
+        ];
+        assert_eq!(
+            labels.map(Source::label),
+            ["witness", "trace", "diag", "pid-table", "global-table", "none"]
+        );
     }
 }

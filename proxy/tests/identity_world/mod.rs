@@ -22,7 +22,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket as nl;
 use sluice::identity::{
     ConnectNotes, Elsewhere, Identity, Members, Mode, Need, ProcTables, Process, Protocol, Query, Quick,
-    Resolver, Seen, Setup, Tables,
+    Resolver, Seen, Setup, Tables, Trace,
 };
 
 /// How long anything may take before a test fails.
@@ -90,6 +90,11 @@ impl World {
         setup(Some(self.netns()))
     }
 
+    /// A resolver that has the kernel's trace.
+    pub(crate) fn traced(&self, trace: &Arc<Trace>) -> Resolver {
+        Resolver::open(Setup { trace: Some(Arc::clone(trace)), ..self.setup() }).unwrap()
+    }
+
     pub(crate) fn resolver(&self) -> Resolver {
         Resolver::open(self.setup()).unwrap()
     }
@@ -104,6 +109,7 @@ pub(crate) fn setup(netns: Option<OwnedFd>) -> Setup {
         elsewhere: Arc::new(Elsewhere::with_host().unwrap()),
         view_of: None,
         notes: None,
+        trace: None,
         tables: Arc::new(ProcTables::new("/proc")),
         proc: "/proc".into(),
     }
@@ -252,6 +258,16 @@ pub(crate) fn play() {
     match role.as_str() {
         "connect" => stay(&mut TcpStream::connect(proxy).unwrap()),
         "connect-dual-stack" => stay(&mut connect_dual_stack(proxy.parse().unwrap())),
+        "connect-from" => stay(&mut connect_from(&proxy, std::env::var(OTHER).unwrap().parse().unwrap())),
+        "connect-in-vain" => {
+            let port = std::env::var(OTHER).unwrap().parse().unwrap();
+            assert_eq!(
+                try_connect_from("127.0.0.1:1", port).unwrap_err().kind(),
+                std::io::ErrorKind::ConnectionRefused
+            );
+            stay(&mut TcpStream::connect(proxy).unwrap());
+        }
+        "connect-then-slow-exec" => connect_then_slow_exec(&proxy, &other.unwrap()),
         "connect-twice" => {
             let (mut first, mut second) =
                 (TcpStream::connect(&proxy).unwrap(), TcpStream::connect(&proxy).unwrap());
@@ -339,6 +355,34 @@ pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+fn connect_from(proxy: &str, port: u16) -> TcpStream {
+    try_connect_from(proxy, port).unwrap()
+}
+
+fn try_connect_from(to: &str, port: u16) -> std::io::Result<TcpStream> {
+    let to: SocketAddr = to.parse().unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
+/// All the descriptors it may have are to be closed by its exec: that takes milliseconds, in which `exe` is the new
+/// program's already, but the exec is not over.
+fn connect_then_slow_exec(proxy: &str, other: &Path) {
+    raise_descriptor_limit();
+    let stream = TcpStream::connect(proxy).unwrap();
+    pass_on(&stream);
+    let mut command = as_client(other, "hold", proxy, None);
+    command.env(SOCKET, stream.as_raw_fd().to_string());
+    let null = File::open("/dev/null").unwrap();
+    let mut all: Vec<_> = std::iter::from_fn(|| null.try_clone().ok()).take(200_000).collect();
+    all.truncate(all.len() - 20);
+    let error = command.exec();
+    panic!("exec: {error}");
 }
 
 /// Forty descriptors, half of them connections.

@@ -28,7 +28,7 @@ impl Fixture {
         }
         symlink(format!("net:[{netns}]"), dir.join("ns/net")).unwrap();
         let zeros = "0 ".repeat(17);
-        fs::write(dir.join("stat"), format!("{pid} (a) b) S 1 {zeros}{start_time} 0\n")).unwrap();
+        fs::write(dir.join("stat"), format!("{pid} (a) b) S 1 {zeros}{start_time} 0 0 0 4096\n")).unwrap();
         self.run(pid, 1);
         for &(fd, inode) in sockets {
             self.socket(pid, fd, inode);
