@@ -67,5 +67,5 @@ pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;
 pub use sandbox::{Kind, Sandbox, Spec};
-pub use sweep::{Outcome, Swept, discard, kept, sweep};
+pub use sweep::{Outcome, Swept, discard, discard_empty, kept, sweep};
 pub use token::LogToken;

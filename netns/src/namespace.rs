@@ -1,5 +1,6 @@
 //! A network namespace as a thing: making one, telling it from all others, keeping it by a path.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::net::UdpSocket;
@@ -31,9 +32,17 @@ pub struct NamespaceId {
 
 impl NamespaceId {
     /// Of the namespace a path leads to (`/proc/<pid>/ns/net`, `/run/netns/x`, …).
-    pub(crate) fn of_path(path: impl AsRef<Path>) -> io::Result<Self> {
+    pub fn of_path(path: impl AsRef<Path>) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// All network namespaces in which the main thread of some process is.
+    pub fn all_inhabited() -> io::Result<HashSet<Self>> {
+        let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let pids = pids.filter(|name| name.bytes().all(|digit| digit.is_ascii_digit()));
+        // A process that is gone or a zombie has no namespace to look at.
+        Ok(pids.filter_map(|pid| Self::of_path(format!("/proc/{pid}/ns/net")).ok()).collect())
     }
 
     /// Of an open namespace.

@@ -52,6 +52,13 @@ pub(crate) fn fences_living_processes(claim: &Claim) -> Result<bool, Error> {
     Ok(!processes::in_namespace(NamespaceId::of_fd(netns.as_fd())?)?.is_empty())
 }
 
+/// Whether no process is in the namespace of `claim`.
+pub(crate) fn is_empty(claim: &Claim) -> Result<bool, Error> {
+    let Some(record) = claim.read_record()? else { return Ok(true) };
+    let Some(netns) = find_namespace(claim, &record)? else { return Ok(true) };
+    Ok(processes::in_namespace(NamespaceId::of_fd(netns.as_fd())?)?.is_empty())
+}
+
 pub(crate) fn find_namespace(claim: &Claim, record: &Record) -> Result<Option<OwnedFd>, Error> {
     match namespace::open(&claim.netns_path())? {
         Some(pinned) => Ok(Some(pinned)),

@@ -80,6 +80,18 @@ pub fn discard(state_dir: &Path, name: &SandboxName) -> Result<Option<Swept>, Er
     Ok(Some(Swept { name: name.clone(), owner, outcome }))
 }
 
+/// The same, if nothing runs in it: true when it is gone.
+pub fn discard_empty(state_dir: &Path, name: &SandboxName) -> Result<bool, Error> {
+    let state = StateDir::new(state_dir);
+    let Some(claim) = state.lock()?.take_if_ownerless(name)? else { return Err(state.lock()?.exists(name)?) };
+    if !removal::is_empty(&claim)? {
+        return Ok(false);
+    }
+    removal::tear_down(&state, claim)?;
+    nf_log::HOST.restore_if_unused()?;
+    Ok(true)
+}
+
 /// Takes over all sandboxes whose lock is free and which nobody is to inherit.
 fn claim_dead(state: &StateDir) -> Result<Vec<(Claim, Option<u32>)>, Error> {
     let guard = state.lock()?;

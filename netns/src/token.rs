@@ -19,7 +19,7 @@ pub struct LogToken([u8; 8]);
 
 impl LogToken {
     /// A fresh token from the kernel's random source.
-    pub(crate) fn random() -> Result<Self, Error> {
+    pub fn random() -> Result<Self, Error> {
         let mut bytes = [0; 8];
         let source = "/dev/urandom";
         File::open(source)

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ pub struct Appliance {
     // In the order in which they end.
     monitor: Option<Monitor<Watch>>,
     workers: Vec<Worker>,
+    /// Which worker serves the next sandbox' first listener.
+    next_worker: AtomicUsize,
     scanner: Arc<Scanner>,
     elsewhere: Arc<Elsewhere>,
     trace: Option<Arc<Trace>>,
@@ -198,17 +201,17 @@ impl Appliance {
             .watch
             .then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner))))
             .transpose()?;
-        let retired = Retired::default();
         Ok(Self {
             monitor,
             workers,
+            next_worker: AtomicUsize::new(0),
             scanner,
             elsewhere,
             trace,
             control,
             reporter,
             writer: Some(writer),
-            retired,
+            retired: Retired::default(),
         })
     }
 
@@ -242,9 +245,12 @@ impl Appliance {
         self.workers.len()
     }
 
-    /// Serves the sandbox on listeners made inside it, one a worker as far as they go.
+    /// Serves the sandbox on listeners made inside it, one a worker as far as they go. The next sandbox begins with the
+    /// next worker.
     pub fn serve(&self, sandbox: &Arc<Sandbox>, listeners: Vec<TcpListener>) {
-        for (worker, listener) in self.workers.iter().cycle().zip(listeners) {
+        let first =
+            self.next_worker.fetch_add(listeners.len(), Ordering::Relaxed) % self.workers.len().max(1);
+        for (worker, listener) in self.workers.iter().cycle().skip(first).zip(listeners) {
             worker.serve(Behind::Sandbox(Arc::clone(sandbox)), listener);
         }
     }
@@ -268,13 +274,22 @@ impl Appliance {
 
     /// Reports what is still to be said of the sandbox' direct attempts, and watches no more.
     pub fn unwatch(&self, sandbox: &Arc<Sandbox>) {
+        let name = sandbox.name().to_owned();
+        self.finish_watching(move |watch| watch.remove(&name));
+    }
+
+    /// The same for all sandboxes.
+    pub fn unwatch_all(&self) {
+        self.finish_watching(Watch::remove_all);
+    }
+
+    fn finish_watching(&self, work: impl FnOnce(&mut Watch) + Send + 'static) {
         let Some(monitor) = &self.monitor else { return };
         let handle = monitor.handle();
-        let name = sandbox.name().to_owned();
         let (done, wait) = std::sync::mpsc::channel();
         let told = handle.drain(DRAIN).and_then(|()| {
             handle.with(move |watch| {
-                watch.remove(&name);
+                work(watch);
                 let _ = done.send(());
             })
         });

@@ -14,11 +14,13 @@
 //! [`tls`], [`yaml`], [`identity::table`]. Drivers own the descriptors: [`worker`], [`control`], [`made`], [`watch`].
 
 pub mod address;
+pub mod admin;
 pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod control;
+pub mod daemon;
 pub mod demo;
 pub mod destination;
 pub mod diagnostic;

@@ -87,34 +87,15 @@ impl<'a> Made<'a> {
     pub fn create(appliance: &'a Appliance, plan: Plan) -> Result<Self, MadeError> {
         let network = Network::create(&plan.network)?;
         let notes = Arc::new(Notes::default());
-        let setup = Setup {
+        let share = Share {
+            policy: plan.policy,
+            limits: plan.limits,
             mode: Mode::Process,
-            netns: Some(network.netns().try_clone_to_owned().map_err(MadeError::Descriptor)?),
-            members: Members::Namespace,
-            elsewhere: Arc::clone(appliance.elsewhere()),
             view_of: None,
-            notes: Some(Arc::new(Witnessed(Arc::clone(&notes)))),
-            trace: appliance.trace(),
-            tables: Arc::new(ProcTables::new("/proc")),
-            proc: "/proc".into(),
-        };
-        let resolver = Resolver::open(setup)?;
-        let sandbox = Arc::new(Sandbox::new(
-            network.name().as_str(),
-            plan.policy,
-            plan.limits,
-            Some(Arc::new(resolver)),
-            appliance.reporter().clone(),
-        ));
-        appliance.watch(Watched {
-            sandbox: Arc::clone(&sandbox),
-            token: network.log_token().value(),
             notes: Some(Arc::clone(&notes)),
-            proxy_address: network.proxy_address(),
-        })?;
-        appliance.elsewhere().add(network.inode());
-        let listeners = network.listeners(appliance.workers())?;
-        appliance.serve(&sandbox, listeners);
+            listeners: appliance.workers(),
+        };
+        let sandbox = serve(appliance, &network, share)?;
         report(&sandbox, Kind::SandboxStarted);
         Ok(Self {
             appliance,
@@ -169,11 +150,8 @@ impl<'a> Made<'a> {
 
     fn end(&mut self) -> Result<(), MadeError> {
         let Some(network) = self.network.take() else { return Ok(()) };
-        self.appliance.forget(&self.sandbox);
-        self.appliance.unwatch(&self.sandbox);
-        let inode = network.inode();
+        end_service(self.appliance, &self.sandbox, network.inode());
         let removed = network.destroy();
-        self.appliance.elsewhere().remove(inode);
         // It ends with the last process of the workload.
         if let Some(witness) = self.witness.take() {
             let _ = witness.join();
@@ -189,6 +167,66 @@ impl Drop for Made<'_> {
             tracing::error!(%error, sandbox = self.sandbox.name(), "the sandbox could not be removed");
         }
     }
+}
+
+/// What a network is served with.
+pub(crate) struct Share {
+    /// Its policy.
+    pub(crate) policy: Arc<Policy>,
+    /// What it may use.
+    pub(crate) limits: SandboxLimits,
+    /// How far who asks is found out.
+    pub(crate) mode: Mode,
+    /// The process whose file system gives paths their meaning; this one's if absent.
+    pub(crate) view_of: Option<u32>,
+    /// What its witnesses note, if it has any.
+    pub(crate) notes: Option<Arc<Notes>>,
+    /// Listening sockets, each for another worker as far as there are workers.
+    pub(crate) listeners: usize,
+}
+
+/// Watches and serves the sandbox whose network this is.
+pub(crate) fn serve(
+    appliance: &Appliance,
+    network: &Network,
+    share: Share,
+) -> Result<Arc<Sandbox>, MadeError> {
+    let notes = share.notes.as_ref();
+    let setup = Setup {
+        mode: share.mode,
+        netns: Some(network.netns().try_clone_to_owned().map_err(MadeError::Descriptor)?),
+        members: Members::Namespace,
+        elsewhere: Arc::clone(appliance.elsewhere()),
+        view_of: share.view_of,
+        notes: notes.map(|notes| Arc::new(Witnessed(Arc::clone(notes))) as Arc<dyn ConnectNotes>),
+        trace: appliance.trace(),
+        tables: Arc::new(ProcTables::new("/proc")),
+        proc: "/proc".into(),
+    };
+    let resolver = match share.mode {
+        Mode::Off => None,
+        _ => Some(Arc::new(Resolver::open(setup)?)),
+    };
+    let name = network.name().as_str();
+    let reporter = appliance.reporter().clone();
+    let sandbox = Arc::new(Sandbox::new(name, share.policy, share.limits, resolver, reporter));
+    let listeners = network.listeners(share.listeners)?;
+    appliance.watch(Watched {
+        sandbox: Arc::clone(&sandbox),
+        token: network.log_token().value(),
+        notes: share.notes,
+        proxy_address: network.proxy_address(),
+    })?;
+    appliance.elsewhere().add(network.inode());
+    appliance.serve(&sandbox, listeners);
+    Ok(sandbox)
+}
+
+/// Undoes [`serve`], once what was logged is told. The namespace with this inode is not touched.
+pub(crate) fn end_service(appliance: &Appliance, sandbox: &Arc<Sandbox>, inode: u64) {
+    appliance.forget(sandbox);
+    appliance.unwatch(sandbox);
+    appliance.elsewhere().remove(inode);
 }
 
 /// Serves the witness on a thread of its own. Should it end early, connects fail inside; the fence stands.

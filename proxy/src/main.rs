@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use sluice::cli::{Cli, Command, check, demo, doctor, exec, exit, explain, serve};
+use sluice::cli::{Cli, Command, check, demo, doctor, exec, exit, explain, sandbox, serve};
 use sluice::policy::Source;
 
 fn main() -> ExitCode {
@@ -34,6 +34,8 @@ fn main() -> ExitCode {
             method: args.method,
             target: args.target,
         }),
+        Command::Sandbox(command) => sandbox::run(command).into(),
+        Command::Policy(command) => sandbox::run_policy(command).into(),
         Command::Doctor { json } => doctor::run(json).into(),
         Command::Demo { inside } => demo::run(inside).into(),
     }

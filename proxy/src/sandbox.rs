@@ -143,21 +143,30 @@ impl Drop for Admitted {
 }
 
 /// Externally managed sandboxes: known by the source address of their connections.
+#[derive(Default)]
 pub struct Sources {
     /// Narrowest range first.
-    ranges: Vec<(IpNet, Arc<Sandbox>)>,
+    ranges: ArcSwap<Vec<(IpNet, Arc<Sandbox>)>>,
 }
 
 impl Sources {
     /// The sandboxes behind these ranges; where ranges overlap the narrower one holds.
-    pub fn new(mut ranges: Vec<(IpNet, Arc<Sandbox>)>) -> Self {
+    pub fn new(ranges: Vec<(IpNet, Arc<Sandbox>)>) -> Self {
+        let sources = Self::default();
+        sources.set(ranges);
+        sources
+    }
+
+    /// The same for those that are there from now on.
+    pub fn set(&self, mut ranges: Vec<(IpNet, Arc<Sandbox>)>) {
         ranges.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len()));
-        Self { ranges }
+        self.ranges.store(Arc::new(ranges));
     }
 
     /// The sandbox a connection from `ip` belongs to.
-    pub fn find(&self, ip: IpAddr) -> Option<&Arc<Sandbox>> {
+    pub fn find(&self, ip: IpAddr) -> Option<Arc<Sandbox>> {
         let ip = ip.to_canonical();
-        self.ranges.iter().find(|(range, _)| range.contains(&ip)).map(|(_, sandbox)| sandbox)
+        let ranges = self.ranges.load();
+        ranges.iter().find(|(range, _)| range.contains(&ip)).map(|(_, sandbox)| Arc::clone(sandbox))
     }
 }

@@ -121,6 +121,12 @@ impl Watch {
         }
     }
 
+    /// The same for all.
+    pub fn remove_all(&mut self) {
+        let names: Vec<Box<str>> = self.sandboxes.keys().cloned().collect();
+        names.iter().for_each(|name| self.remove(name));
+    }
+
     /// Reports `facts` as the act of `who`, or counts them as a repetition.
     fn settle(&mut self, name: &str, facts: Facts, who: Who) {
         let Some(Guarded { watched, fold }) = self.sandboxes.get_mut(name) else { return };

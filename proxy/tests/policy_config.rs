@@ -57,7 +57,8 @@ sandboxes:
     assert_eq!(config.refusal_hint.as_deref(), Some("write to egress@corp.example"));
     let [sandbox] = &*config.sandboxes else { panic!() };
     assert_eq!((&*sandbox.name, sandbox.identity), ("bench", IdentityMode::Process));
-    assert_eq!(sandbox.source.to_string(), "127.0.0.1/32");
+    let source = "127.0.0.1/32".parse().unwrap();
+    assert_eq!(sandbox.shape, sluice::config::Shape::External { source, link: None });
     assert_eq!(sandbox.policy_source, Source::File("etc/bench.yaml".into()));
     assert_eq!((sandbox.place.line, sandbox.place.column), (14, 5));
     assert_eq!(sandbox.policy.rules.len(), 1);

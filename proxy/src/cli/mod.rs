@@ -1,11 +1,13 @@
 //! The command line: one binary, one file a command.
 
 pub mod check;
+pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod exec;
 pub mod exit;
 pub mod explain;
+pub mod sandbox;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -53,6 +55,12 @@ pub enum Command {
     },
     /// Tell what a policy decides, and why.
     Explain(ExplainArgs),
+    /// The daemon's sandboxes: make, attach, list, show, remove.
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxCommand),
+    /// The policies of the daemon's sandboxes.
+    #[command(subcommand)]
+    Policy(sandbox::PolicyCommand),
     /// Show every prerequisite: found or missing, what degrades, how to fix it.
     Doctor {
         /// As JSON.

@@ -1,32 +1,35 @@
 //! `sluice serve`: the daemon.
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
 
-use super::{ServeArgs, check, doctor, exit};
+use super::{ServeArgs, check, doctor, exec, exit};
+use crate::admin::socket::AdminSocket;
+use crate::admin::{self, Reload};
 use crate::appliance::{self, Appliance, Plan};
-use crate::config::{self, Changes, Config, EventSink, IdentityMode, SandboxConfig, Workers};
+use crate::config::{self, Changes, Config, Core, EventSink, Workers};
 use crate::control::observe::{self, Readiness, Refresh};
+use crate::daemon::{Daemon, Refusal, Settings};
 use crate::event::Words;
 use crate::event::journal::Target;
-use crate::identity::{Members, Mode, ProcTables, Resolver, Setup, TraceFigures};
-use crate::measures::{self, Fenced};
-use crate::policy::{self, Policy};
+use crate::identity::TraceFigures;
 use crate::preflight::{self, Finding};
 use crate::reload;
-use crate::sandbox::{Sandbox, Sources};
 use crate::signals::{Heard, Signals};
 
 /// How often the appliance's health is looked at.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// Every how many of those looks the sandboxes are looked after.
+const UPKEEP_EVERY: u32 = 4;
+/// How long calls of the admin API may take to end when the daemon does.
+const LAST_CALLS: Duration = Duration::from_secs(5);
 /// A worker that has not swept for so long is stuck.
 const STUCK: Duration = Duration::from_secs(3);
 
@@ -66,51 +69,94 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     if let Some(address) = config.listen {
         appliance::check_free(address)?;
     }
-    let appliance = Arc::new(Appliance::start(plan(config)).context("the appliance does not start")?);
-    let external = external(config, &appliance)?;
-    match config.listen {
-        Some(address) => appliance.serve_sources(address, &Arc::new(Sources::new(external.clone())))?,
-        None if external.is_empty() => tracing::warn!("no `listen` and no `sandboxes`: nothing is served"),
-        None => {
-            anyhow::bail!("`sandboxes` has external sandboxes, but there is no `listen` for them to reach")
-        }
+    // First of all: whoever has it is the one daemon that touches what is in the state directory.
+    let mut socket = AdminSocket::bind(&config.admin_socket)?;
+    let metrics_address = config.metrics.map(bind_metrics).transpose()?;
+    let appliance = Appliance::start(plan(config)).context("the appliance does not start")?;
+    exec::clear_away(&config.state_dir);
+    let daemon = Arc::new(Daemon::new(appliance, settings(config)));
+    daemon.begin(config)?;
+    if let Some(address) = config.listen {
+        daemon.appliance().serve_sources(address, daemon.sources())?;
     }
-    if let Some(address) = config.metrics {
-        let runtime = appliance.control().runtime();
-        let listener = runtime.block_on(observe::bind(address));
-        let listener = listener.with_context(|| format!("cannot listen on {address} for metrics"))?;
-        let served: Vec<Arc<Sandbox>> = external.iter().map(|(_, sandbox)| Arc::clone(sandbox)).collect();
-        let reporter = appliance.reporter().clone();
-        let trace = appliance.trace();
-        let refresh: Refresh = Arc::new(move || {
-            metrics::gauge!("sluice_sandbox_count").set(served.len() as f64);
-            metrics::counter!("sluice_events_dropped_total").absolute(reporter.dropped());
-            if let Some(trace) = &trace {
-                count_trace(trace.figures());
-            }
-            let figures = served
-                .iter()
-                .map(|sandbox| (Arc::clone(sandbox.shared_name()), sandbox.measures(), Fenced::default()));
-            measures::render(&figures.collect::<Vec<_>>())
-        });
-        runtime.spawn(observe::serve(listener, figures, readiness(&appliance), refresh));
+    let runtime = daemon.appliance().control().runtime();
+    if let Some(listener) = metrics_address {
+        let _inside = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener).context("the metrics listener")?;
+        runtime.spawn(observe::serve(listener, figures, readiness(&daemon), refresh(&daemon)));
+    }
+    let (config_path, changes) = (config_path.to_owned(), Mutex::new(changes));
+    let reloading = Arc::new(Reloading { daemon: Arc::downgrade(&daemon), config_path, changes });
+    {
+        let _inside = runtime.enter();
+        let listener = socket.listener().context("the admin socket")?;
+        let reloading = Arc::clone(&reloading);
+        let reload: Reload = Arc::new(move || reloading.now());
+        runtime.spawn(admin::serve(listener, Arc::downgrade(&daemon), reload));
     }
     tracing::info!(
+        admin_socket = %config.admin_socket.display(),
         listen = config.listen.map(|at| at.to_string()),
         metrics = config.metrics.map(|at| at.to_string()),
-        workers = appliance.workers(),
-        sandboxes = external.len(),
+        workers = daemon.appliance().workers(),
+        sandboxes = daemon.members().len(),
         "serving"
     );
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let ended = attend(&appliance, &signals, config_path, changes, &external);
+    let ended = attend(&daemon, &signals, &reloading);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    drop(external);
-    // The metrics listener holds it only weakly.
-    if let Some(appliance) = Arc::into_inner(appliance) {
-        appliance.stop();
-    }
+    drop(socket);
+    stop(daemon);
     ended
+}
+
+/// Stops the daemon. Calls that are still at work hold it for moments; nothing new comes in.
+fn stop(daemon: Arc<Daemon>) {
+    let deadline = Instant::now() + LAST_CALLS;
+    let mut daemon = daemon;
+    loop {
+        match Arc::try_unwrap(daemon) {
+            Ok(last) => return last.stop(),
+            Err(still) if Instant::now() < deadline => {
+                daemon = still;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(_) => return tracing::warn!("a call did not end; what it holds ends with the process"),
+        }
+    }
+}
+
+/// Bound before anything else is made: a port that is taken stops the start.
+fn bind_metrics(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address} for metrics"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn settings(config: &Config) -> Settings {
+    let workers = worker_cores(config).len();
+    Settings {
+        proxy_address: config.proxy_address,
+        listen: config.listen,
+        state_dir: config.state_dir.clone(),
+        listeners_per_sandbox: config
+            .listeners_per_sandbox
+            .unwrap_or_else(|| workers.min(config::LISTENERS_AUTO_MAX)),
+    }
+}
+
+fn refresh(daemon: &Arc<Daemon>) -> Refresh {
+    let daemon = Arc::downgrade(daemon);
+    Arc::new(move || {
+        let Some(daemon) = daemon.upgrade() else { return String::new() };
+        metrics::gauge!("sluice_sandbox_count").set(daemon.members().len() as f64);
+        metrics::counter!("sluice_events_dropped_total").absolute(daemon.appliance().reporter().dropped());
+        if let Some(trace) = daemon.appliance().trace() {
+            count_trace(trace.figures());
+        }
+        daemon.figures()
+    })
 }
 
 fn count_trace(figures: TraceFigures) {
@@ -121,17 +167,38 @@ fn count_trace(figures: TraceFigures) {
     count("overflowed", figures.overflowed);
 }
 
-fn plan(config: &Config) -> Plan {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = match &config.workers {
-        Workers::Auto => (0..cores).map(Some).collect(),
+/// Cores of this machine that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Cores from which on the bypass core gets one of its own.
+const CORES_TO_SPARE: usize = 8;
+
+/// The bypass core's: the last one, where there are enough that the workers can do without it.
+fn bypass_core(config: &Config) -> Option<usize> {
+    match config.bypass_core {
+        Core::Pinned(core) => Some(core),
+        Core::Auto => (cores() >= CORES_TO_SPARE).then(|| cores() - 1),
+    }
+}
+
+fn worker_cores(config: &Config) -> Vec<Option<usize>> {
+    let cores = cores();
+    match &config.workers {
+        Workers::Auto => {
+            let spared = bypass_core(config).filter(|_| cores >= CORES_TO_SPARE);
+            (0..cores).filter(|core| Some(*core) != spared).map(Some).collect()
+        }
         Workers::Count(count) => (0..*count).map(|index| Some(index % cores)).collect(),
         Workers::Cores(chosen) => chosen.iter().copied().map(Some).collect(),
-    };
+    }
+}
+
+fn plan(config: &Config) -> Plan {
     Plan {
-        workers,
-        // External sandboxes have no fence of ours that could log anything.
-        watch: false,
+        workers: worker_cores(config),
+        bypass_core: bypass_core(config),
         limits: config.limits.clone(),
         listeners: config.listen.into_iter().chain([config.proxy_address]).collect(),
         permit_special: config.permit_special_addresses.clone(),
@@ -147,114 +214,90 @@ fn plan(config: &Config) -> Plan {
     }
 }
 
-/// The external sandboxes of the configuration, each with what finds out who asks.
-fn external(config: &Config, appliance: &Appliance) -> anyhow::Result<Vec<(IpNet, Arc<Sandbox>)>> {
-    config
-        .sandboxes
-        .iter()
-        .map(|entry| {
-            let resolver = resolver(entry, appliance).with_context(|| format!("sandbox {}", entry.name))?;
-            let policy = Arc::new(Policy::compile_with(&entry.policy, &policy::host_links));
-            let reporter = appliance.reporter().clone();
-            let sandbox = Arc::new(Sandbox::new(&entry.name, policy, entry.limits, resolver, reporter));
-            reload::loaded(&sandbox, &entry.policy.source);
-            Ok((entry.source, sandbox))
-        })
-        .collect()
-}
-
-/// An external sandbox' processes are looked for in this host's own namespace.
-fn resolver(entry: &SandboxConfig, appliance: &Appliance) -> anyhow::Result<Option<Arc<Resolver>>> {
-    let mode = match entry.identity {
-        IdentityMode::Process => Mode::Process,
-        IdentityMode::Uid => Mode::Uid,
-        IdentityMode::Off => return Ok(None),
-    };
-    let setup = Setup {
-        mode,
-        netns: None,
-        members: Members::Namespace,
-        elsewhere: Arc::clone(appliance.elsewhere()),
-        view_of: None,
-        notes: None,
-        trace: appliance.trace(),
-        tables: Arc::new(ProcTables::new("/proc")),
-        proc: "/proc".into(),
-    };
-    Ok(Some(Arc::new(Resolver::open(setup)?)))
-}
-
-/// Waits for the end, reloading on SIGHUP and when a file of the configuration changes. An error when a part of the appliance died.
-fn attend(
-    appliance: &Appliance,
-    signals: &Signals,
-    config_path: &Path,
-    mut changes: Changes,
-    external: &[(IpNet, Arc<Sandbox>)],
-) -> anyhow::Result<()> {
+/// Waits for the end, reloading on SIGHUP and when a file of the configuration changes. An error when a part of the
+/// appliance died.
+fn attend(daemon: &Daemon, signals: &Signals, reloading: &Reloading) -> anyhow::Result<()> {
+    let mut rounds = 0_u32;
     loop {
+        // What is wrong with a configuration is in the log and in the events.
         match signals.wait(None, CHECK_EVERY) {
             Heard::Signal(Signal::SIGHUP) => {
-                appliance.reporter().reopen();
-                changes.look_again();
-                changes.watch(reload(appliance, config_path, external));
+                daemon.appliance().reporter().reopen();
+                let _ = reloading.now();
             }
             Heard::Signal(signal) => {
                 tracing::info!(%signal, "stopping");
                 return Ok(());
             }
             Heard::Other | Heard::Nothing => {
-                if changes.settled() {
+                if reloading.is_due() {
                     tracing::info!("a file has changed: reading the configuration again");
-                    changes.watch(reload(appliance, config_path, external));
+                    let _ = reloading.now();
                 }
             }
         }
         // A worker that died leaves its connections in an unknown state: the whole process ends, and what has a fence
         // stays fenced.
-        if let Err(what) = appliance.health() {
+        if let Err(what) = daemon.appliance().health() {
             return Err(anyhow!("{what}"));
+        }
+        rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(UPKEEP_EVERY) {
+            daemon.round();
         }
     }
 }
 
-/// Reads the configuration anew and puts its policies in force; a bad one changes nothing. Returns the files it is made
-/// of.
-fn reload(appliance: &Appliance, config_path: &Path, external: &[(IpNet, Arc<Sandbox>)]) -> Vec<PathBuf> {
-    let loaded = match config::load(config_path) {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            check::print(&findings);
-            for (_, sandbox) in external {
-                reload::rejected(sandbox, &config_path.to_string_lossy(), &findings);
-            }
-            tracing::error!("the configuration is bad; what was in force stays in force");
-            return findings.files(config_path);
-        }
-    };
-    check::print(&loaded.notes);
-    let known: HashMap<&str, &Arc<Sandbox>> =
-        external.iter().map(|(_, sandbox)| (sandbox.name(), sandbox)).collect();
-    let entries = &loaded.config.sandboxes;
-    let wanted: Vec<_> = entries
-        .iter()
-        .filter_map(|entry| Some((Arc::clone(known.get(&*entry.name)?), Arc::clone(&entry.policy))))
-        .collect();
-    let unknown = entries.len() - wanted.len();
-    reload::put(appliance, &wanted, &policy::host_links);
-    tracing::info!("policies reloaded");
-    if unknown > 0 {
-        tracing::warn!(unknown, "sandboxes that are new in the configuration are served after a restart");
+/// Reading the configuration anew, whoever asks: a signal, a changed file, the admin API.
+struct Reloading {
+    daemon: Weak<Daemon>,
+    config_path: PathBuf,
+    changes: Mutex<Changes>,
+}
+
+impl Reloading {
+    /// Whether a file of the configuration has changed.
+    fn is_due(&self) -> bool {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).settled()
     }
-    loaded.notes.files(config_path)
+
+    /// Policies are put in force, new sandboxes brought about, those that are gone removed; a bad configuration changes
+    /// nothing. What else there is to know comes back.
+    fn now(&self) -> Result<Vec<String>, Refusal> {
+        let stopping = || Refusal::Unavailable("the daemon is stopping".into());
+        let daemon = self.daemon.upgrade().ok_or_else(stopping)?;
+        // Held throughout: two at a time would undo each other.
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.look_again();
+        match config::load(&self.config_path) {
+            Ok(loaded) => {
+                check::print(&loaded.notes);
+                changes.watch(loaded.notes.files(&self.config_path));
+                daemon.put_config_policies(&loaded.config.sandboxes);
+                daemon.follow(&loaded.config);
+                tracing::info!("the configuration was reloaded");
+                Ok(loaded.notes.sorted().iter().map(ToString::to_string).collect())
+            }
+            Err(findings) => {
+                check::print(&findings);
+                changes.watch(findings.files(&self.config_path));
+                for member in daemon.members() {
+                    reload::rejected(member.sandbox(), &self.config_path.to_string_lossy(), &findings);
+                }
+                tracing::error!("the configuration is bad; what was in force stays in force");
+                Err(Refusal::Config(findings))
+            }
+        }
+    }
 }
 
 /// Ready while every part lives and every worker sweeps.
-fn readiness(appliance: &Arc<Appliance>) -> Readiness {
-    let appliance = Arc::downgrade(appliance);
+fn readiness(daemon: &Arc<Daemon>) -> Readiness {
+    let daemon = Arc::downgrade(daemon);
     let seen: Mutex<Vec<(u64, Instant)>> = Mutex::default();
     Arc::new(move || {
-        let appliance = appliance.upgrade().ok_or("stopping")?;
+        let daemon = daemon.upgrade().ok_or("stopping")?;
+        let appliance = daemon.appliance();
         appliance.health()?;
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         let beats = appliance.beats();

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::{Config, Core, EventSink, IdentityMode, SandboxConfig, Workers};
+use super::shape::Shapes;
+use super::{Config, Core, EventSink, IdentityMode, SandboxConfig, Shape, Workers};
 use crate::diagnostic::{Diagnostics, Place};
 use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{self, PolicyFile, Source};
-use crate::yaml::{self, Fields, Node, Reader, shorten};
+use crate::yaml::{self, Fields, Node, Reader, Value, shorten};
 
 /// Longest name of a sandbox; it becomes part of interface, table and file names, and of a log prefix of at most 127
 /// characters.
@@ -34,6 +34,7 @@ const TOP: &[&str] = &[
     "metrics",
     "events",
     "state_dir",
+    "listeners_per_sandbox",
     "permit_special_addresses",
     "refusal_hint",
     "timeouts",
@@ -42,7 +43,7 @@ const TOP: &[&str] = &[
 ];
 const TIMEOUTS: &[&str] =
     &["head_read", "dial", "first_byte", "idle_keepalive", "idle_tunnel", "half_closed_linger", "lifetime"];
-const SANDBOX: &[&str] = &["name", "source", "identity", "policy", "limits"];
+const SANDBOX: &[&str] = &["name", "source", "netns", "pid", "link", "identity", "policy", "limits"];
 const SANDBOX_LIMITS: &[&str] = &["connections", "requests_per_s", "bytes_per_s"];
 
 /// A configuration that can be used, and what its author should know about it.
@@ -116,10 +117,13 @@ pub(crate) fn from_tree(
         }
         let folder = Path::new(&**file).parent().unwrap_or(Path::new(""));
         let mut policies = Policies { folder, files, known: HashMap::new() };
-        config.sandboxes = sandboxes(&mut reader, items, &mut policies);
-        if config.listen.is_none() && !items.is_empty() && top.get("listen").is_none() {
+        config.sandboxes = sandboxes(&mut reader, items, &mut policies, config.listen);
+        let external = |item: &&Node| matches!(&item.value, Value::Mapping(entries) if entries.iter().any(|(key, _)| key.text() == Some("source")));
+        if let Some(first) = items.iter().find(external)
+            && top.get("listen").is_none()
+        {
             let message = "sandboxes known by their source address need the host's listener";
-            reader.error_with_help(list, message, "write \"listen: 127.0.0.1:3128\"");
+            reader.error_with_help(first, message, "write \"listen: 127.0.0.1:3128\"");
         }
     }
     Some(config)
@@ -173,6 +177,11 @@ fn threads(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {
             }
         }
         config.workers = Workers::Cores(cores);
+    }
+    if let Some(node) = top.get("listeners_per_sandbox").filter(|node| node.text() != Some("auto")) {
+        let most = sluice_netns::limits::LISTENERS_MAX as u64;
+        let count = reader.number(node, "auto, or a number of listeners", 1, most);
+        config.listeners_per_sandbox = count.map(|count| count as usize);
     }
     if let Some(node) = top.get("bypass_core").filter(|node| node.text() != Some("auto")) {
         let core = reader.number(node, "auto, or a core", 0, CORE_MAX);
@@ -267,9 +276,14 @@ impl Policies<'_> {
     }
 }
 
-fn sandboxes(reader: &mut Reader<'_>, items: &[Node], policies: &mut Policies<'_>) -> Vec<SandboxConfig> {
+fn sandboxes(
+    reader: &mut Reader<'_>,
+    items: &[Node],
+    policies: &mut Policies<'_>,
+    listen: Option<SocketAddr>,
+) -> Vec<SandboxConfig> {
     let mut names: HashMap<String, u32> = HashMap::new();
-    let mut sources: HashMap<IpNet, u32> = HashMap::new();
+    let mut shapes = Shapes::new(listen);
     let mut found = Vec::new();
     for item in items {
         let Some(fields) = reader.mapping(item, SANDBOX) else { continue };
@@ -279,21 +293,16 @@ fn sandboxes(reader: &mut Reader<'_>, items: &[Node], policies: &mut Policies<'_
         {
             reader.error(node, format!("duplicate sandbox \"{name}\", first on line {first}"));
         }
-        let source = reader.required(&fields, "source").and_then(|node| reader.cidr(node));
-        if let (Some(source), Some(node)) = (source, fields.get("source"))
-            && let Some(first) = sources.insert(source, node.line)
-        {
-            reader.error(node, format!("{source} is the source of the sandbox on line {first} already"));
-        }
+        let shape = shapes.read(reader, &fields);
         let sandbox = sandbox(reader, &fields, policies);
-        if let (Some(name), Some(source), Some(sandbox)) = (name, source, sandbox) {
-            found.push(SandboxConfig { name, source, ..sandbox });
+        if let (Some(name), Some(shape), Some(sandbox)) = (name, shape, sandbox) {
+            found.push(SandboxConfig { name, shape, ..sandbox });
         }
     }
     found
 }
 
-/// The parts of a sandbox that need no comparison with the others; name and source are the caller's.
+/// The parts of a sandbox that need no comparison with the others; name and shape are the caller's.
 fn sandbox(
     reader: &mut Reader<'_>,
     fields: &Fields<'_>,
@@ -316,8 +325,8 @@ fn sandbox(
         reader.error_with_help(node, message, "remove the binaries, or write \"identity: process\"");
     }
     let place = reader.place(fields.node());
-    let source = IpNet::default();
-    Some(SandboxConfig { name: "".into(), source, identity, policy_source, policy, limits, place })
+    let shape = Shape::Made;
+    Some(SandboxConfig { name: "".into(), shape, identity, policy_source, policy, limits, place })
 }
 
 fn name(reader: &mut Reader<'_>, node: &Node) -> Option<Arc<str>> {

@@ -8,13 +8,16 @@
 
 mod changes;
 mod load;
+mod shape;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use sluice_netns::LinkName;
 
 pub use changes::Changes;
 pub(crate) use load::from_tree;
@@ -23,6 +26,10 @@ pub use load::{Files, Loaded, NAME_CHARS_MAX, REFUSAL_HINT_CHARS_MAX, SANDBOXES_
 use crate::diagnostic::Place;
 use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{PolicyFile, Source};
+
+/// Listening sockets a sandbox gets unless told: as many workers share its connections. Each costs three descriptors
+/// and some kernel memory, a thousand sandboxes over.
+pub const LISTENERS_AUTO_MAX: usize = 4;
 
 /// Everything `serve` can be told.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +48,9 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Where events go, as NDJSON.
     pub events: EventSink,
+    /// Listening sockets a made or attached sandbox gets, each served by a worker of its own; none: see
+    /// [`LISTENERS_AUTO_MAX`].
+    pub listeners_per_sandbox: Option<usize>,
     /// Where namespaces and other things to tidy up are noted.
     pub state_dir: PathBuf,
     /// Blocks that the address guard lets through though they are special.
@@ -82,13 +92,60 @@ pub enum EventSink {
     File(PathBuf),
 }
 
-/// One entry of `sandboxes`: an external sandbox, known by its source address.
+/// What a sandbox is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A namespace of our making.
+    Made,
+    /// `netns` or `pid`: a namespace that something else made.
+    Attached {
+        /// Which.
+        to: AttachTo,
+        /// The host's end of its link, to be fenced there too.
+        link: Option<LinkName>,
+    },
+    /// `source`: known by its address on the host's listener.
+    External {
+        /// Its addresses. The longest prefix that holds a client's address decides.
+        source: IpNet,
+        /// The host's end of its link, to be fenced. Then the source is one address.
+        link: Option<LinkName>,
+    },
+}
+
+/// An existing namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachTo {
+    /// That of this process, in the host's pids.
+    Pid(u32),
+    /// That this path leads to.
+    Netns(PathBuf),
+}
+
+impl AttachTo {
+    /// As the network takes it.
+    pub fn target(&self) -> sluice_netns::Target {
+        match self {
+            Self::Pid(pid) => sluice_netns::Target::Pid(*pid),
+            Self::Netns(path) => sluice_netns::Target::Path(path.clone()),
+        }
+    }
+}
+
+impl fmt::Display for AttachTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.target().fmt(f)
+    }
+}
+
+/// One entry of `sandboxes`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SandboxConfig {
     /// Unique; see [`is_name`].
     pub name: Arc<str>,
-    /// Its addresses. The longest prefix that holds a client's address decides.
-    pub source: IpNet,
+    /// What it is made of.
+    pub shape: Shape,
     /// How the asking process is found.
     pub identity: IdentityMode,
     /// What `policy` says.
@@ -124,6 +181,7 @@ impl Default for Config {
             admin_socket: PathBuf::from("/run/sluice/admin.sock"),
             metrics: None,
             events: EventSink::Stdout,
+            listeners_per_sandbox: None,
             state_dir: PathBuf::from("/run/sluice"),
             permit_special_addresses: Vec::new(),
             refusal_hint: None,

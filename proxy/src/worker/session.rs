@@ -89,7 +89,7 @@ pub(super) struct Received {
 /// Serves one connection to its end.
 pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: SocketAddr) {
     let sandbox = match &behind {
-        Behind::Sandbox(sandbox) => Some(sandbox),
+        Behind::Sandbox(sandbox) => Some(Arc::clone(sandbox)),
         Behind::Sources(sources) => sources.find(peer.ip()),
     };
     let Some(sandbox) = sandbox else {
@@ -101,7 +101,7 @@ pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: So
         return turn_away(&core, &client, Reject::TooManyConnections).await;
     };
     let Ok(local) = client.local() else { return };
-    let watch = core.watchdog.watch(&client, Arc::as_ptr(sandbox), core.limits.lifetime);
+    let watch = core.watchdog.watch(&client, Arc::as_ptr(&sandbox), core.limits.lifetime);
     let sandbox = Arc::clone(admitted.sandbox());
     let mut session = Session { core, sandbox, client, peer, local, watch, caller: None, destination: None };
     session.serve().await;

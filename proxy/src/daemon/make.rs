@@ -1,0 +1,317 @@
+//! Establishing sandboxes and removing them.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use sluice_netns::{
+    Admit, GuardedLink, HostFence, Kind as NetworkKind, LogLimit, LogToken, Sandbox as Network, Spec, discard,
+};
+use sluice_seccomp::Notes;
+
+use super::order::Order;
+use super::state::{self, Noted};
+use super::{Claim, Daemon, Member, Refusal};
+use crate::admin::wire::{NewSandbox, Origin, PolicyBody, PolicyText};
+use crate::config::{IdentityMode, SandboxConfig, Shape};
+use crate::event::journal::Urgency;
+use crate::event::{Event, Kind};
+use crate::identity::{Members, Mode, ProcTables, Resolver, Setup};
+use crate::made::{self, MadeError, Share};
+use crate::policy::{self, Policy};
+use crate::sandbox::Sandbox;
+
+impl Daemon {
+    /// Makes, attaches or enrols a sandbox that there is not yet, and serves it.
+    pub fn establish(&self, order: Order) -> Result<Arc<Member>, Refusal> {
+        self.settle(order, false)
+    }
+
+    /// The same for one that an earlier daemon may have kept: then it is taken over as it is.
+    pub fn restore(&self, order: Order) -> Result<Arc<Member>, Refusal> {
+        self.settle(order, true)
+    }
+
+    fn settle(&self, order: Order, take_over: bool) -> Result<Arc<Member>, Refusal> {
+        let claim = self.claim(order.name.as_str())?;
+        let guarded = guarded_link(&order, self.settings.listen)?;
+        // Before anything runs behind the link.
+        if let Some(guarded) = &guarded {
+            self.load_host_fence(Some(guarded))?;
+        }
+        let made = self.build(order, guarded.clone(), take_over);
+        match made {
+            Ok(member) => {
+                let member = Arc::new(member);
+                claim.settle(Arc::clone(&member));
+                self.enrol();
+                report(member.sandbox(), Kind::SandboxStarted, None);
+                report(member.sandbox(), Kind::PolicyLoaded, Some(&member.policy().label));
+                Ok(member)
+            }
+            Err(refusal) => {
+                drop(claim);
+                if guarded.is_some() {
+                    self.load_host_fence(None)
+                        .unwrap_or_else(|error| tracing::error!(%error, "the host fence"));
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    fn build(&self, order: Order, guarded: Option<GuardedLink>, take_over: bool) -> Result<Member, Refusal> {
+        let Some((network, is_new)) = self.network(&order, take_over)? else {
+            let sandbox = self.external(&order)?;
+            return Ok(Member::new(order, sandbox, None, guarded));
+        };
+        let built = self.serve_network(&order, &network).and_then(|sandbox| {
+            match order.to_request().map(|request| note(network.netns_path(), &order, request)) {
+                None | Some(Ok(())) => Ok(sandbox),
+                Some(Err(refusal)) => {
+                    made::end_service(&self.appliance, &sandbox, network.inode());
+                    Err(refusal)
+                }
+            }
+        });
+        match built {
+            Ok(sandbox) => Ok(Member::new(order, sandbox, Some(network), guarded)),
+            Err(refusal) => {
+                // What was there before stays as it was; what is new goes.
+                let undone = if is_new { network.destroy() } else { network.release() };
+                undone.unwrap_or_else(|error| tracing::error!(%error, "a half-made sandbox is left"));
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The network of a sandbox that has one, and whether it is new.
+    fn network(&self, order: &Order, take_over: bool) -> Result<Option<(Network, bool)>, Refusal> {
+        let spec = Spec {
+            state_dir: self.settings.state_dir.clone(),
+            proxy_address: self.settings.proxy_address,
+            kept: true,
+            ..Spec::new(order.name.clone())
+        };
+        let (kind, target) = match &order.shape {
+            Shape::External { .. } => return Ok(None),
+            Shape::Made => (NetworkKind::Made, None),
+            Shape::Attached { to, .. } => (NetworkKind::Attached, Some(to.target())),
+        };
+        if take_over && let Some((network, difference)) = Network::adopt(&spec)? {
+            if network.kind() != kind {
+                network.release()?;
+                return Err(Refusal::Exists(format!(
+                    "sandbox {0} was kept as another kind of sandbox than is asked for now; end it with \
+                     `sluice sandbox rm {0}`",
+                    order.name
+                )));
+            }
+            if let Some(difference) = difference {
+                self.tell_tampered(order.name.as_str(), &difference);
+            }
+            return Ok(Some((network, false)));
+        }
+        let network = match target {
+            None => Network::create(&spec)?,
+            Some(target) => Network::attach(&spec, &target)?,
+        };
+        Ok(Some((network, true)))
+    }
+
+    fn serve_network(&self, order: &Order, network: &Network) -> Result<Arc<Sandbox>, Refusal> {
+        let view_of = match &order.shape {
+            Shape::Attached { .. } => network.processes()?.into_iter().min(),
+            _ => None,
+        };
+        let share = Share {
+            policy: compile(order),
+            limits: order.limits,
+            mode: mode(order.identity),
+            view_of,
+            notes: matches!(order.shape, Shape::Made).then(|| Arc::new(Notes::default())),
+            listeners: self.settings.listeners_per_sandbox,
+        };
+        Ok(made::serve(&self.appliance, network, share)?)
+    }
+
+    /// An external sandbox' processes are looked for in this host's own namespace.
+    fn external(&self, order: &Order) -> Result<Arc<Sandbox>, Refusal> {
+        let resolver = match mode(order.identity) {
+            Mode::Off => None,
+            mode => {
+                let setup = Setup {
+                    mode,
+                    netns: None,
+                    members: Members::Namespace,
+                    elsewhere: Arc::clone(self.appliance.elsewhere()),
+                    view_of: None,
+                    notes: None,
+                    trace: self.appliance.trace(),
+                    tables: Arc::new(ProcTables::new("/proc")),
+                    proc: "/proc".into(),
+                };
+                Some(Arc::new(Resolver::open(setup).map_err(MadeError::Identity)?))
+            }
+        };
+        let reporter = self.appliance.reporter().clone();
+        let name = order.name.as_str();
+        Ok(Arc::new(Sandbox::new(name, compile(order), order.limits, resolver, reporter)))
+    }
+
+    /// Tells the host's listener who is behind which address.
+    fn enrol(&self) {
+        let external = self.members().into_iter();
+        let ranges =
+            external.filter_map(|member| Some((member.source()?, Arc::clone(member.sandbox())))).collect();
+        self.sources.set(ranges);
+    }
+
+    /// Ends what runs in a made sandbox and removes it; gives an attached namespace back as it was; forgets an
+    /// external one. `why` is told by the event.
+    pub fn remove(&self, name: &str, why: &str) -> Result<(), Refusal> {
+        let (claim, member) = match self.claim_living(name) {
+            Err(Refusal::NotFound(_)) => return self.discard_kept(name),
+            other => other?,
+        };
+        self.end(&claim, &member, why)
+    }
+
+    pub(super) fn end(&self, claim: &Claim<'_>, member: &Member, why: &str) -> Result<(), Refusal> {
+        tracing::debug!(sandbox = &*claim.name, why, "removing");
+        let removed = match member.take_network() {
+            Some(network) => {
+                made::end_service(&self.appliance, member.sandbox(), network.inode());
+                network.destroy()
+            }
+            None => {
+                self.enrol();
+                self.appliance.forget(member.sandbox());
+                Ok(())
+            }
+        };
+        if member.guarded().is_some() {
+            self.load_host_fence(None)?;
+        }
+        report(member.sandbox(), Kind::SandboxStopped, Some(why));
+        Ok(removed?)
+    }
+
+    /// Removes a sandbox that was kept but could not be taken over.
+    fn discard_kept(&self, name: &str) -> Result<(), Refusal> {
+        let unknown = || Refusal::NotFound(name.to_owned());
+        let parsed = name.parse().map_err(|_| unknown())?;
+        let _claim = self.claim(name)?;
+        let swept = discard(&self.settings.state_dir, &parsed)?.ok_or_else(unknown)?;
+        swept.outcome.map(|_| ()).map_err(Refusal::from)
+    }
+
+    /// Makes the kernel's host fence that of all living sandboxes, and of `also`, which is being made.
+    pub(super) fn load_host_fence(&self, also: Option<&GuardedLink>) -> Result<(), Refusal> {
+        let _alone = self.host_fence.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members();
+        let links = members.iter().filter_map(|member| member.guarded()).chain(also).cloned().collect();
+        let fence = HostFence { links, limit: LogLimit::default() };
+        Ok(if fence.links.is_empty() { HostFence::remove()? } else { fence.load()? })
+    }
+
+    /// A fence was found other than it was loaded, and was put back.
+    pub(super) fn tell_tampered(&self, name: &str, difference: &str) {
+        let mut event = Event::now(Kind::FenceViolation);
+        event.sandbox = Some(name);
+        event.reason = Some("fence_changed");
+        event.detail = Some(difference);
+        self.appliance.reporter().report(&event, Urgency::Now);
+        tracing::warn!(sandbox = name, difference, "a fence had been changed; it was put back");
+    }
+
+    /// Puts the policy in force that the configuration has for one of its sandboxes.
+    pub fn put_config_policy(&self, entry: &SandboxConfig) {
+        let Ok(member) = self.member(&entry.name) else { return };
+        if member.origin() != Origin::Config {
+            return tracing::warn!(
+                name = member.name(),
+                "the configuration names a sandbox that the admin API made; it stays as it is"
+            );
+        }
+        let mut now = member.policy();
+        now.label = super::order::label(&entry.policy_source);
+        now.text = None;
+        drop(now);
+        member.sandbox().set_policy(Arc::new(Policy::compile_with(&entry.policy, &policy::host_links)));
+        report(member.sandbox(), Kind::PolicyLoaded, Some(&entry.policy.source));
+    }
+
+    /// Puts another policy in force. `label` is how it is shown.
+    pub fn put_policy(&self, name: &str, order: &PolicyBody) -> Result<Vec<String>, Refusal> {
+        let member = self.member(name)?;
+        let loaded = order.policy.load().map_err(Refusal::Policy);
+        let (file, notes) = loaded.inspect_err(|refusal| {
+            report(member.sandbox(), Kind::PolicyRejected, Some(&refusal.to_string()));
+        })?;
+        super::order::check_identity(member.identity(), &file)?;
+        let mut said: Vec<String> = notes.sorted().iter().map(ToString::to_string).collect();
+        // First noted: what is in force must also be what a restart finds.
+        let mut now = member.policy();
+        if member.origin() == Origin::Config {
+            said.push(
+                "the configuration names another policy, which holds again after a reload or restart".into(),
+            );
+        } else {
+            self.note_policy(&member, &order.policy)?;
+        }
+        now.label = order.policy.label().into();
+        now.text = Some(order.policy.clone());
+        drop(now);
+        member.sandbox().set_policy(Arc::new(Policy::compile_with(&file, &policy::host_links)));
+        report(member.sandbox(), Kind::PolicyLoaded, Some(order.policy.label()));
+        Ok(said)
+    }
+
+    fn note_policy(&self, member: &Member, policy: &PolicyText) -> Result<(), Refusal> {
+        let directory = state::directory(&self.settings.state_dir, member.name());
+        let failed = |error| Refusal::Failed(format!("the policy cannot be noted for a restart: {error}"));
+        let Some(mut noted) = state::read(&directory).map_err(failed)? else { return Ok(()) };
+        noted.sandbox.policy = policy.clone();
+        state::write(&directory, &noted).map_err(failed)
+    }
+}
+
+fn note(netns: &Path, order: &Order, sandbox: NewSandbox) -> Result<(), Refusal> {
+    let directory = netns.parent().unwrap_or(netns);
+    let noted = Noted { since_us: order.since.unix_micros(), sandbox };
+    state::write(directory, &noted).map_err(|error| {
+        Refusal::Failed(format!("the sandbox cannot be noted in {}: {error}", directory.display()))
+    })
+}
+
+fn compile(order: &Order) -> Arc<Policy> {
+    Arc::new(Policy::compile_with(&order.policy, &policy::host_links))
+}
+
+fn mode(identity: IdentityMode) -> Mode {
+    match identity {
+        IdentityMode::Process => Mode::Process,
+        IdentityMode::Uid => Mode::Uid,
+        IdentityMode::Off => Mode::Off,
+    }
+}
+
+/// The link to be fenced on the host's side, and what may come out of it.
+fn guarded_link(order: &Order, listen: Option<std::net::SocketAddr>) -> Result<Option<GuardedLink>, Refusal> {
+    let (link, admit) = match (&order.shape, listen) {
+        (Shape::Attached { link: Some(link), .. }, _) => (link, Admit::Nothing),
+        (Shape::External { source, link: Some(link) }, Some(listen)) => {
+            (link, Admit::Proxy { source: source.addr(), listen })
+        }
+        _ => return Ok(None),
+    };
+    let token = LogToken::random()?;
+    Ok(Some(GuardedLink { name: order.name.clone(), token, link: link.clone(), admit }))
+}
+
+fn report(sandbox: &Sandbox, kind: Kind, detail: Option<&str>) {
+    let mut event = Event::now(kind);
+    event.sandbox = Some(sandbox.name());
+    event.detail = detail;
+    sandbox.reporter().report(&event, Urgency::Now);
+}

@@ -1,0 +1,312 @@
+//! What happens without being asked for: taking over what an earlier daemon kept, following the configuration,
+//! noticing namespaces that ended, links that were replaced and fences that were changed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, PoisonError};
+
+use sluice_netns::{NamespaceId, SandboxName, kept, sweep};
+
+use super::order::Order;
+use super::{Daemon, Member, Refusal, state};
+use crate::admin::wire::{Collected, CollectedSandbox, Kind, Origin, Waiting};
+use crate::config::{AttachTo, Config, Shape};
+use crate::event::Time;
+
+/// Threads that take over sandboxes at the start: each waits for `nft` most of the time.
+const HANDS: usize = 8;
+
+/// What upkeep remembers from one round to the next.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// Sandboxes of the configuration that cannot be yet, and why.
+    waiting: Vec<(Order, String)>,
+    /// Namespaces in which nobody was found the last time.
+    empty: HashSet<Arc<str>>,
+    /// The index of each guarded link.
+    links: BTreeMap<String, u32>,
+    /// Which member's fence is read back next.
+    turn: usize,
+}
+
+impl Daemon {
+    /// Brings the sandboxes of the configuration about, and takes over those that an earlier daemon kept. An error is
+    /// one that leaves the configuration unfulfilled for good.
+    pub fn begin(&self, config: &Config) -> Result<(), Refusal> {
+        let mut orders: Vec<Order> =
+            config.sandboxes.iter().map(Order::from_config).collect::<Result<_, _>>()?;
+        let configured: HashSet<SandboxName> = orders.iter().map(|order| order.name.clone()).collect();
+        for name in kept(&self.settings.state_dir)? {
+            if configured.contains(&name) {
+                continue;
+            }
+            match self.noted_order(&name) {
+                Ok(Some(order)) => orders.push(order),
+                Ok(None) => self.drop_unclaimed(&name),
+                Err(error) => tracing::error!(%name, %error, "a kept sandbox is not served; it stays fenced"),
+            }
+        }
+        let queue = std::sync::Mutex::new(orders.into_iter());
+        let failed = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..HANDS {
+                scope.spawn(|| {
+                    loop {
+                        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some(order) = next else { return };
+                        if let Err(refusal) = self.restore(order.clone()) {
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).push((order, refusal));
+                        }
+                    }
+                });
+            }
+        });
+        for (order, refusal) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.begin_failed(order, refusal)?;
+        }
+        Ok(())
+    }
+
+    /// A sandbox could not be brought about: whether it may come later, is left fenced, or ends the start.
+    fn begin_failed(&self, order: Order, refusal: Refusal) -> Result<(), Refusal> {
+        let (name, why) = (&order.name, refusal.to_string());
+        match (order.origin, has_link_or_target(&order)) {
+            (Origin::Config, false) => {
+                return Err(Refusal::Failed(format!("sandbox {name} of the configuration: {why}")));
+            }
+            (Origin::Config, true) => {
+                tracing::warn!(%name, why, "a sandbox of the configuration has to wait");
+                self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).waiting.push((order, why));
+            }
+            (Origin::Api, _) => {
+                tracing::error!(%name, why, "a kept sandbox is not served; it stays as it is")
+            }
+        }
+        Ok(())
+    }
+
+    fn noted_order(&self, name: &SandboxName) -> Result<Option<Order>, String> {
+        let directory = state::directory(&self.settings.state_dir, name.as_str());
+        let Some(noted) = state::read(&directory).map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        let since = Time::from_unix_micros(noted.since_us);
+        let (order, _) = Order::from_request(&noted.sandbox, since).map_err(|refusal| refusal.to_string())?;
+        Ok((order.name == *name).then_some(order))
+    }
+
+    /// A kept sandbox that nobody asks for any more: gone from the configuration, or never finished.
+    fn drop_unclaimed(&self, name: &SandboxName) {
+        match sluice_netns::discard_empty(&self.settings.state_dir, name) {
+            Ok(true) => tracing::info!(%name, "removed a sandbox that nobody asks for any more"),
+            Ok(false) => tracing::warn!(
+                %name,
+                "a sandbox is in nobody's configuration, but something runs in it: it stays fenced and is not served; \
+                 `sluice sandbox rm {name}` ends it"
+            ),
+            Err(error) => tracing::error!(%name, %error, "a sandbox that nobody asks for cannot be removed"),
+        }
+    }
+
+    /// Follows a configuration that was read anew: new sandboxes are brought about, those that are gone from it are
+    /// removed. Policies are the caller's.
+    pub fn follow(&self, config: &Config) {
+        let entries: BTreeMap<&str, _> = config.sandboxes.iter().map(|entry| (&*entry.name, entry)).collect();
+        for member in self.members() {
+            if member.origin() == Origin::Config && !entries.contains_key(member.name()) {
+                let name = member.name();
+                if let Err(error) = self.remove(name, "gone from the configuration") {
+                    tracing::error!(name, %error, "a sandbox that is gone from the configuration is left");
+                }
+            }
+        }
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        upkeep.waiting.clear();
+        drop(upkeep);
+        for entry in entries.values() {
+            match self.member(&entry.name) {
+                Ok(member) if *member.shape() != entry.shape || member.limits() != entry.limits => {
+                    tracing::warn!(
+                        name = &*entry.name,
+                        "what changed besides the policy takes effect at a restart"
+                    );
+                }
+                Ok(_) => {}
+                Err(_) => match Order::from_config(entry) {
+                    Ok(order) => match self.restore(order.clone()) {
+                        Ok(_) => tracing::info!(name = &*entry.name, "a new sandbox of the configuration"),
+                        Err(refusal) => {
+                            let why = refusal.to_string();
+                            tracing::warn!(name = &*entry.name, why, "a new sandbox has to wait");
+                            let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+                            upkeep.waiting.push((order, why));
+                        }
+                    },
+                    Err(error) => tracing::error!(name = &*entry.name, %error, "a new sandbox cannot be"),
+                },
+            }
+        }
+    }
+
+    /// Those that wait for their namespace or link, and why.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let told =
+            |(order, why): &(Order, String)| Waiting { name: order.name.to_string(), why: why.clone() };
+        upkeep.waiting.iter().map(told).collect()
+    }
+
+    /// One round, every few seconds.
+    pub fn round(&self) {
+        self.try_waiting();
+        self.end_the_empty(false);
+        self.follow_links();
+        self.check_a_fence();
+    }
+
+    fn try_waiting(&self) {
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = std::mem::take(&mut upkeep.waiting);
+        drop(upkeep);
+        for (order, _) in waiting {
+            let name = order.name.clone();
+            match self.restore(order.clone()) {
+                Ok(_) => tracing::info!(%name, "a sandbox that had to wait is served"),
+                Err(refusal) => {
+                    let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+                    upkeep.waiting.push((order, refusal.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Ends the attached sandboxes whose namespace nobody uses any more. Of two looks in a row, unless `at_once`: a
+    /// container's first process may be on its way.
+    fn end_the_empty(&self, at_once: bool) -> Vec<String> {
+        let attached: Vec<_> =
+            self.members().into_iter().filter(|member| member.kind() == Kind::Attached).collect();
+        if attached.is_empty() {
+            return Vec::new();
+        }
+        let inhabited = match NamespaceId::all_inhabited() {
+            Ok(inhabited) => inhabited,
+            Err(error) => {
+                tracing::error!(%error, "whether namespaces are in use cannot be told");
+                return Vec::new();
+            }
+        };
+        let empty: HashSet<Arc<str>> = attached
+            .iter()
+            .filter(|member| !is_in_use(member, &inhabited))
+            .map(|member| Arc::clone(member.sandbox().shared_name()))
+            .collect();
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut upkeep.empty, empty.clone());
+        drop(upkeep);
+        let dead = empty.into_iter().filter(|name| at_once || before.contains(name));
+        let mut ended = Vec::new();
+        for name in dead {
+            match self.remove(&name, "its namespace ended") {
+                Ok(()) => {
+                    tracing::info!(name = &*name, "an attached namespace ended");
+                    ended.push(name.to_string());
+                }
+                Err(error) => tracing::error!(name = &*name, %error, "an ended sandbox cannot be removed"),
+            }
+        }
+        ended
+    }
+
+    /// A link that was made anew under its old name has no chain of ours: the host fence is loaded again.
+    fn follow_links(&self) {
+        let index = |link: &str| nix::net::if_::if_nametoindex(link).ok();
+        let now: BTreeMap<String, u32> = self
+            .members()
+            .iter()
+            .filter_map(|member| member.guarded())
+            .filter_map(|guarded| Some((guarded.link.to_string(), index(&guarded.link.to_string())?)))
+            .collect();
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut upkeep.links, now.clone());
+        drop(upkeep);
+        let replaced = now.iter().any(|(link, index)| before.get(link).is_some_and(|old| old != index));
+        if replaced {
+            match self.load_host_fence(None) {
+                Ok(()) => tracing::info!("a link was replaced; the host fence is on the new one"),
+                Err(error) => tracing::error!(%error, "a link was replaced; the host fence cannot be loaded"),
+            }
+        }
+    }
+
+    /// Reads one sandbox' fence back, each in its turn, and puts it back where somebody changed it.
+    fn check_a_fence(&self) {
+        let members = self.members();
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        upkeep.turn = upkeep.turn.wrapping_add(1);
+        let turn = upkeep.turn;
+        drop(upkeep);
+        // All whose table is gone at once, which is cheap to see; one thoroughly.
+        for (number, member) in members.iter().enumerate() {
+            let thorough = number == turn % members.len().max(1);
+            let found = member.with_network(|network| {
+                if !thorough && !matches!(network.read_counters(), Ok(None)) {
+                    return None;
+                }
+                let difference = network.check_fence().err()?;
+                Some((difference, network.repair_fence()))
+            });
+            if let Some((difference, repaired)) = found.flatten() {
+                self.tell_tampered(member.name(), &difference.to_string());
+                if let Err(error) = repaired {
+                    tracing::error!(sandbox = member.name(), %error, "a fence cannot be put back");
+                }
+            }
+        }
+    }
+
+    /// Removes what is dead now: sandboxes of `exec` whose owner is, attached namespaces that ended.
+    pub fn collect(&self) -> Result<Collected, Refusal> {
+        let mut collected = Collected::default();
+        for swept in sweep(&self.settings.state_dir)? {
+            let (removed, detail) = match swept.outcome {
+                Ok(sluice_netns::Outcome::Removed { killed }) => {
+                    (true, format!("its owner is dead; {killed} processes ended"))
+                }
+                Ok(sluice_netns::Outcome::KeptFenced) => {
+                    (false, "its owner is dead; processes still run in it, so it stays fenced".to_owned())
+                }
+                Err(error) => (false, error.to_string()),
+            };
+            collected.sandboxes.push(CollectedSandbox { name: swept.name.to_string(), removed, detail });
+        }
+        let ended = self.end_the_empty(true).into_iter();
+        collected.sandboxes.extend(ended.map(|name| {
+            let detail = "its namespace ended".to_owned();
+            CollectedSandbox { name, removed: true, detail }
+        }));
+        for name in kept(&self.settings.state_dir)? {
+            let detail = format!("kept, but not served; `sluice sandbox rm {name}` ends it");
+            collected.sandboxes.push(CollectedSandbox { name: name.to_string(), removed: false, detail });
+        }
+        Ok(collected)
+    }
+}
+
+fn has_link_or_target(order: &Order) -> bool {
+    match &order.shape {
+        Shape::Made => false,
+        Shape::Attached { .. } => true,
+        Shape::External { link, .. } => link.is_some(),
+    }
+}
+
+/// Whether a process is in the namespace, or the path it was attached by still leads there.
+fn is_in_use(member: &Member, inhabited: &HashSet<NamespaceId>) -> bool {
+    let Some(id) = member.with_network(sluice_netns::Sandbox::id) else { return false };
+    let by_path = match member.shape() {
+        Shape::Attached { to: AttachTo::Netns(path), .. } => {
+            NamespaceId::of_path(path).is_ok_and(|at| at == id)
+        }
+        _ => false,
+    };
+    by_path || inhabited.contains(&id)
+}
