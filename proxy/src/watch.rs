@@ -124,7 +124,9 @@ impl Watch {
     /// The same for all.
     pub fn remove_all(&mut self) {
         let names: Vec<Box<str>> = self.sandboxes.keys().cloned().collect();
-        names.iter().for_each(|name| self.remove(name));
+        for name in names {
+            self.remove(&name);
+        }
     }
 
     /// Reports `facts` as the act of `who`, or counts them as a repetition.

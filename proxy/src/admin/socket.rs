@@ -124,6 +124,17 @@ pub struct Peer {
     pub pid: Option<u32>,
 }
 
+/// What somebody else is told, whatever they ask.
+fn turned_away() -> String {
+    const BODY: &str =
+        "{\"error\":\"forbidden\",\"message\":\"only root and the daemon's user may use the admin API\"}";
+    let length = BODY.len();
+    format!(
+        "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{BODY}"
+    )
+}
+
 impl Listener for Guarded {
     type Io = UnixStream;
     type Addr = Peer;
@@ -145,11 +156,7 @@ impl Listener for Guarded {
                 }
                 Ok(peer) => {
                     tracing::warn!(uid = peer.uid(), "somebody else was turned away from the admin socket");
-                    let _ = stream.try_write(
-                        b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: application/json\r\n\
-                          Content-Length: 83\r\n\r\n\
-                          {\"error\":\"forbidden\",\"message\":\"only root and the daemon's user may use the admin API\"}",
-                    );
+                    let _ = stream.try_write(turned_away().as_bytes());
                 }
                 Err(error) => tracing::error!(%error, "who is at the admin socket cannot be told"),
             }

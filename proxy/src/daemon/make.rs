@@ -178,16 +178,13 @@ impl Daemon {
 
     pub(super) fn end(&self, claim: &Claim<'_>, member: &Member, why: &str) -> Result<(), Refusal> {
         tracing::debug!(sandbox = &*claim.name, why, "removing");
-        let removed = match member.take_network() {
-            Some(network) => {
-                made::end_service(&self.appliance, member.sandbox(), network.inode());
-                network.destroy()
-            }
-            None => {
-                self.enrol();
-                self.appliance.forget(member.sandbox());
-                Ok(())
-            }
+        let removed = if let Some(network) = member.take_network() {
+            made::end_service(&self.appliance, member.sandbox(), network.inode());
+            network.destroy()
+        } else {
+            self.enrol();
+            self.appliance.forget(member.sandbox());
+            Ok(())
         };
         if member.guarded().is_some() {
             self.load_host_fence(None)?;
@@ -211,7 +208,8 @@ impl Daemon {
         let members = self.members();
         let links = members.iter().filter_map(|member| member.guarded()).chain(also).cloned().collect();
         let fence = HostFence { links, limit: LogLimit::default() };
-        Ok(if fence.links.is_empty() { HostFence::remove()? } else { fence.load()? })
+        let done = if fence.links.is_empty() { HostFence::remove() } else { fence.load() };
+        done.map_err(Refusal::from)
     }
 
     /// A fence was found other than it was loaded, and was put back.

@@ -61,13 +61,13 @@ impl Daemon {
             }
         });
         for (order, refusal) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.begin_failed(order, refusal)?;
+            self.begin_failed(order, &refusal)?;
         }
         Ok(())
     }
 
     /// A sandbox could not be brought about: whether it may come later, is left fenced, or ends the start.
-    fn begin_failed(&self, order: Order, refusal: Refusal) -> Result<(), Refusal> {
+    fn begin_failed(&self, order: Order, refusal: &Refusal) -> Result<(), Refusal> {
         let (name, why) = (&order.name, refusal.to_string());
         match (order.origin, has_link_or_target(&order)) {
             (Origin::Config, false) => {
@@ -78,7 +78,7 @@ impl Daemon {
                 self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).waiting.push((order, why));
             }
             (Origin::Api, _) => {
-                tracing::error!(%name, why, "a kept sandbox is not served; it stays as it is")
+                tracing::error!(%name, why, "a kept sandbox is not served; it stays as it is");
             }
         }
         Ok(())

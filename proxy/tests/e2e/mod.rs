@@ -9,6 +9,7 @@
 
 #![allow(dead_code)] // each test file uses its part
 
+mod daemon;
 mod events;
 mod exec;
 mod origin;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 #[allow(unused_imports)] // each test file uses its part
 pub(crate) use {
+    daemon::{Daemon, Said},
     events::{Happening, assert_contract, assert_rfc_3339_micros},
     exec::{Exec, Outcome, Running},
     origin::{BODY, Dns, HttpOrigin, Service},

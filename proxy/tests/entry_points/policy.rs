@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use sluice::config;
+use sluice::config::{self, Shape};
 use sluice::destination::{Destination, Host};
 use sluice::diagnostic::Diagnostics;
 use sluice::policy::{Policy, parse};
@@ -55,12 +55,13 @@ pub(crate) fn config(bytes: &[u8]) {
     assert!(config.is_some() || out.has_errors());
     assert_eq!(out.is_empty(), out.to_string().is_empty());
     let Some(config) = config.filter(|_| !out.has_errors()) else { return };
-    assert!(config.sandboxes.is_empty() || config.listen.is_some());
+    let external = |sandbox: &config::SandboxConfig| matches!(sandbox.shape, Shape::External { .. });
+    assert!(config.listen.is_some() || !config.sandboxes.iter().any(external));
     for (index, sandbox) in config.sandboxes.iter().enumerate() {
         assert!(config::is_name(&sandbox.name));
         let earlier = config.sandboxes.iter().take(index);
-        assert!(
-            earlier.into_iter().all(|other| other.name != sandbox.name && other.source != sandbox.source)
-        );
+        assert!(earlier.into_iter().all(|other| {
+            other.name != sandbox.name && (other.shape == Shape::Made || other.shape != sandbox.shape)
+        }));
     }
 }
