@@ -159,7 +159,7 @@ fn a_policy_that_is_set_holds_at_once_and_a_bad_one_changes_nothing() {
     let answer = api(&scene, "PUT", "/v1/sandboxes/a/policy", &body.to_string());
     assert!(answer.starts_with("422"), "{answer}");
     assert!(answer.contains("\"line\":4") && answer.contains("\"column\":19"), "{answer}");
-    assert_eq!(daemon.events_of("policy.rejected", "a").len(), 1);
+    eventually("the rejection is told", || daemon.events_of("policy.rejected", "a").len() == 1);
     assert_eq!(daemon.ask_json(&["sandbox", "show", "a"])["policy"], policy.to_str().unwrap());
 }
 

@@ -5,17 +5,24 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::Listener;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 /// Only its owner may connect.
 const MODE: u32 = 0o600;
 /// Pause after an accept that failed for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Strangers that are told so at a time; beyond it they are only cut off.
+const TURNED_AWAY_MAX: usize = 16;
+/// How long a stranger may take to hear it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why there is no socket.
 #[derive(Debug, Error)]
@@ -83,7 +90,11 @@ impl AdminSocket {
     pub fn listener(&mut self) -> io::Result<Guarded> {
         let listener =
             self.listener.take().ok_or_else(|| io::Error::other("the socket is served already"))?;
-        Ok(Guarded { listener: UnixListener::from_std(listener)?, owner: nix::unistd::geteuid().as_raw() })
+        Ok(Guarded {
+            listener: UnixListener::from_std(listener)?,
+            owner: nix::unistd::geteuid().as_raw(),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+        })
     }
 }
 
@@ -115,6 +126,8 @@ fn lock(path: &Path) -> Result<Flock<File>, SocketError> {
 pub struct Guarded {
     listener: UnixListener,
     owner: u32,
+    /// Those who are being told that they may not come in.
+    turned_away: Arc<Semaphore>,
 }
 
 /// Who is at the other end.
@@ -133,6 +146,14 @@ fn turned_away() -> String {
         "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{BODY}"
     )
+}
+
+async fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+    stream.write_all(turned_away().as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut ignored = [0; 1024];
+    while stream.read(&mut ignored).await? > 0 {}
+    Ok(())
 }
 
 impl Listener for Guarded {
@@ -156,7 +177,13 @@ impl Listener for Guarded {
                 }
                 Ok(peer) => {
                     tracing::warn!(uid = peer.uid(), "somebody else was turned away from the admin socket");
-                    let _ = stream.try_write(turned_away().as_bytes());
+                    // A connection that is closed at once looks to clients like one that never was.
+                    if let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() {
+                        tokio::spawn(async move {
+                            let _ = tokio::time::timeout(LAST_WORDS, turn_away(stream)).await;
+                            drop(place);
+                        });
+                    }
                 }
                 Err(error) => tracing::error!(%error, "who is at the admin socket cannot be told"),
             }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AttachTo, IdentityMode};
 use crate::diagnostic::Diagnostics;
 use crate::limits::SandboxLimits;
-use crate::policy::{self, PolicyFile, Source};
+use crate::policy::{self, Loaded, Source};
 
 /// `POST /v1/sandboxes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ impl PolicyText {
     }
 
     /// The policy it is, with what its author should know; or every error in it.
-    pub fn load(&self) -> Result<(PolicyFile, Diagnostics), Diagnostics> {
+    pub fn load(&self) -> Result<Loaded, Diagnostics> {
         let mut out = Diagnostics::default();
         let file = match self {
             Self::Builtin(Builtin::Open) => Some(policy::builtin(&Source::Open)),
@@ -107,7 +107,7 @@ impl PolicyText {
             }
         };
         match file {
-            Some(file) if !out.has_errors() => Ok((file, out)),
+            Some(file) if !out.has_errors() => Ok(Loaded { file, notes: out }),
             _ => Err(out),
         }
     }

@@ -112,8 +112,7 @@ pub fn run(command: SandboxCommand) -> u8 {
 /// Reads a policy to be sent. It is checked here too: errors come with their source lines, and nothing is asked for.
 pub(super) fn read_policy(source: &str) -> Result<PolicyText, Failure> {
     let read = PolicyText::read(&Source::parse(source)).and_then(|policy| {
-        let (_, notes) = policy.load()?;
-        check::print(&notes);
+        check::print(&policy.load()?.notes);
         Ok(policy)
     });
     read.map_err(|findings| {

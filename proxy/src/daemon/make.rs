@@ -18,6 +18,7 @@ use crate::event::{Event, Kind};
 use crate::identity::{Members, Mode, ProcTables, Resolver, Setup};
 use crate::made::{self, MadeError, Share};
 use crate::policy::{self, Policy};
+use crate::reload;
 use crate::sandbox::Sandbox;
 
 impl Daemon {
@@ -45,7 +46,7 @@ impl Daemon {
                 claim.settle(Arc::clone(&member));
                 self.enrol();
                 report(member.sandbox(), Kind::SandboxStarted, None);
-                report(member.sandbox(), Kind::PolicyLoaded, Some(&member.policy().label));
+                reload::loaded(member.sandbox(), &member.policy().label);
                 Ok(member)
             }
             Err(refusal) => {
@@ -222,46 +223,51 @@ impl Daemon {
         tracing::warn!(sandbox = name, difference, "a fence had been changed; it was put back");
     }
 
-    /// Puts the policy in force that the configuration has for one of its sandboxes.
-    pub fn put_config_policy(&self, entry: &SandboxConfig) {
-        let Ok(member) = self.member(&entry.name) else { return };
-        if member.origin() != Origin::Config {
-            return tracing::warn!(
-                name = member.name(),
-                "the configuration names a sandbox that the admin API made; it stays as it is"
-            );
+    /// Puts the policies in force that the configuration has for its sandboxes.
+    pub fn put_config_policies(&self, entries: &[SandboxConfig]) {
+        let mut wanted = Vec::new();
+        for entry in entries {
+            let Ok(member) = self.member(&entry.name) else { continue };
+            if member.origin() != Origin::Config {
+                tracing::warn!(
+                    name = member.name(),
+                    "the configuration names a sandbox that the admin API made; it stays as it is"
+                );
+                continue;
+            }
+            let mut now = member.policy();
+            now.label = super::order::label(&entry.policy_source);
+            now.text = None;
+            drop(now);
+            wanted.push((Arc::clone(member.sandbox()), Arc::clone(&entry.policy)));
         }
-        let mut now = member.policy();
-        now.label = super::order::label(&entry.policy_source);
-        now.text = None;
-        drop(now);
-        member.sandbox().set_policy(Arc::new(Policy::compile_with(&entry.policy, &policy::host_links)));
-        report(member.sandbox(), Kind::PolicyLoaded, Some(&entry.policy.source));
+        reload::put(&self.appliance, &wanted, &policy::host_links);
     }
 
-    /// Puts another policy in force. `label` is how it is shown.
-    pub fn put_policy(&self, name: &str, order: &PolicyBody) -> Result<Vec<String>, Refusal> {
+    /// Puts another policy in force; what its author should know comes back. A bad one changes nothing.
+    pub fn put_policy(&self, name: &str, body: &PolicyBody) -> Result<Vec<String>, Refusal> {
         let member = self.member(name)?;
-        let loaded = order.policy.load().map_err(Refusal::Policy);
-        let (file, notes) = loaded.inspect_err(|refusal| {
-            report(member.sandbox(), Kind::PolicyRejected, Some(&refusal.to_string()));
-        })?;
-        super::order::check_identity(member.identity(), &file)?;
-        let mut said: Vec<String> = notes.sorted().iter().map(ToString::to_string).collect();
+        let label = body.policy.label();
+        let read = body.policy.load();
         // First noted: what is in force must also be what a restart finds.
         let mut now = member.policy();
-        if member.origin() == Origin::Config {
-            said.push(
-                "the configuration names another policy, which holds again after a reload or restart".into(),
-            );
-        } else {
-            self.note_policy(&member, &order.policy)?;
+        let mut said = Vec::new();
+        if let Ok(loaded) = &read {
+            super::order::check_identity(member.identity(), &loaded.file)?;
+            said.extend(loaded.notes.sorted().iter().map(ToString::to_string));
+            if member.origin() == Origin::Config {
+                said.push(
+                    "the configuration names a policy too, which holds again after a reload or restart"
+                        .into(),
+                );
+            } else {
+                self.note_policy(&member, &body.policy)?;
+            }
+            now.label = label.into();
+            now.text = Some(body.policy.clone());
         }
-        now.label = order.policy.label().into();
-        now.text = Some(order.policy.clone());
-        drop(now);
-        member.sandbox().set_policy(Arc::new(Policy::compile_with(&file, &policy::host_links)));
-        report(member.sandbox(), Kind::PolicyLoaded, Some(order.policy.label()));
+        reload::replace(&self.appliance, member.sandbox(), label, read, &policy::host_links)
+            .map_err(Refusal::Policy)?;
         Ok(said)
     }
 

@@ -10,7 +10,7 @@ use crate::config::{IdentityMode, SandboxConfig, Shape};
 use crate::diagnostic::Diagnostics;
 use crate::event::Time;
 use crate::limits::SandboxLimits;
-use crate::policy::{PolicyFile, Source};
+use crate::policy::{Loaded, PolicyFile, Source};
 
 /// A sandbox to be established.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl Order {
                 )));
             }
         };
-        let (policy, notes) = request.policy.load().map_err(Refusal::Policy)?;
+        let Loaded { file: policy, notes } = request.policy.load().map_err(Refusal::Policy)?;
         check_identity(request.identity, &policy)?;
         let order = Self {
             name,
