@@ -146,6 +146,25 @@ fn trailers_that_frame_or_route_are_not_passed_on() {
     assert!(!end.rest.ends_with(b"0\r\n\r\n"), "{end:?}");
 }
 
+/// What a head nominates means one hop only, also when it comes as a trailer; so do fields that would change the message
+/// were they merged into its head (RFC 9110 sections 6.5.1 and 7.6.1). The rest passes, and stays behind the body.
+#[test]
+fn nominated_and_head_only_trailers_are_dropped_both_ways() {
+    let body = "1\r\nx\r\n0\r\nX-Hop: 1\r\nX-Sum: 2\r\nSet-Cookie: a=b\r\nAuthorization: c\r\nConnection: close\r\nVia: d\r\n\r\n";
+    let passed = "1\r\nx\r\n0\r\nX-Sum: 2\r\n\r\n";
+    let fields = "Transfer-Encoding: chunked\r\nConnection: x-hop\r\n";
+    let (origin, mut client, mut upstream) = asked("POST /", fields);
+    client.send(body);
+    upstream.hears(passed);
+    upstream.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}"));
+    let head = client.head();
+    for name in ["x-hop", "x-sum", "set-cookie", "authorization"] {
+        assert_eq!(head.field(name), None, "{name}");
+    }
+    client.hears(passed);
+    go_on(&origin, &mut client, &mut upstream);
+}
+
 /// A client of HTTP/1.0 gets the data alone, and the end by close.
 #[test]
 fn chunks_become_data_until_close_for_an_http_1_0_client() {
@@ -203,6 +222,22 @@ fn a_request_body_passes_as_it_comes() {
     upstream.send(OK);
     assert_eq!(client.message().1, "ok");
     go_on(&origin, &mut client, &mut upstream);
+}
+
+/// RFC 9112 section 6.3: without a length or a coding a request has no body, so what follows is the next request.
+#[test]
+fn an_http_1_0_body_passes_and_one_without_a_length_is_none() {
+    let (origin, mut client, mut upstream) = asked("POST / HTTP/1.0", "Content-Length: 4\r\n");
+    client.send("body");
+    upstream.hears("body");
+    upstream.send(OK);
+    assert_eq!(client.message().0.field("connection"), Some("close"));
+    client.hears_end();
+    let mut client = Proxy::shared().ask(request(&origin, "POST / HTTP/1.0", "") + "body");
+    assert_eq!(upstream.head().field("content-length"), None);
+    upstream.send(OK);
+    assert_eq!(client.message().1, "ok");
+    client.end();
 }
 
 #[test]

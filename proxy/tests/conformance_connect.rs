@@ -355,6 +355,37 @@ fn what_was_sent_before_a_close_is_delivered() {
     });
 }
 
+/// Small writes are not held back for an acknowledgement, on either side (44 ms tails).
+#[test]
+fn nagle_is_off_on_every_connection() {
+    let proxy = Setup::default().start();
+    let origin = Origin::new();
+    let tunnel = tunnel(&proxy, &origin);
+    let at = origin.address();
+    let _client = proxy.ask(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    // Of every connected TCP socket of another process.
+    let script = "import ctypes, os, socket, sys\n\
+                  pid = int(sys.argv[1]); of = os.pidfd_open(pid); syscall = ctypes.CDLL(None).syscall\n\
+                  for fd in os.listdir(f'/proc/{pid}/fd'):\n\
+                  \x20   if not os.readlink(f'/proc/{pid}/fd/{fd}').startswith('socket:'): continue\n\
+                  \x20   s = socket.socket(fileno=syscall(438, of, int(fd), 0))\n\
+                  \x20   if s.family != socket.AF_INET: continue\n\
+                  \x20   try: s.getpeername()\n\
+                  \x20   except OSError: continue\n\
+                  \x20   print(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))";
+    let mut python = std::process::Command::new("python3");
+    let output = python.args(["-c", script, &proxy.pid().to_string()]).output().expect("python3 is needed");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "1\n".repeat(4),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    drop(tunnel);
+}
+
 /// A peer that vanished behind an idle tunnel is noticed: both sides ask.
 #[test]
 fn a_tunnel_has_tcp_keep_alive_on_both_sides() {

@@ -180,6 +180,103 @@ fn more_connections_than_the_sandbox_may_have_are_429_with_retry_after() {
     assert!(served_in_time(&proxy, &origin), "the places of closed connections are not given back");
 }
 
+/// So many and no more; the connection goes on, and a moment later requests are served again.
+#[test]
+fn requests_beyond_the_rate_are_429_with_retry_after() {
+    let proxy = Setup::default().sandbox_limits("requests_per_s: 5").start();
+    let origin = Origin::new();
+    let began = Instant::now();
+    let mut client = proxy.connect();
+    let mut answer = || {
+        client.send(answered_here(&origin));
+        let head = client.head();
+        if head.status() == 429 {
+            client.bytes(head.field("content-length").unwrap().parse().unwrap());
+        }
+        (head.status(), head.field("retry-after").map(str::to_owned))
+    };
+    let mut served = 0_u32;
+    while answer() != (429, Some("1".into())) {
+        served += 1;
+        assert!(served < 1_000, "no rate is kept");
+    }
+    // A burst of one second, and what has come due since.
+    let most = 6 + u32::try_from(began.elapsed().as_secs() + 1).unwrap() * 5;
+    assert!((5..=most).contains(&served), "{served} in {:?}", began.elapsed());
+    while answer().0 != 204 {
+        assert!(began.elapsed() < conformance::DEADLINE, "the rate does not recover");
+    }
+    // A CONNECT counts like any request. A refused one closes.
+    loop {
+        let mut client = proxy.ask(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.address()));
+        let head = client.head();
+        if head.status() == 429 {
+            assert_eq!((head.field("retry-after"), head.field("connection")), (Some("1"), Some("close")));
+            break;
+        }
+        assert!(began.elapsed() < conformance::DEADLINE, "CONNECTs are not counted");
+    }
+}
+
+/// Both directions share one rate, whatever moves the bytes: tunnels and bodies, copied and spliced.
+#[test]
+fn bytes_beyond_the_rate_wait() {
+    const RATE: usize = 1 << 20;
+    let proxy = Setup::default().sandbox_limits(&format!("bytes_per_s: {RATE}")).start();
+    let origin = Origin::new();
+    let at = origin.address();
+    let began = Instant::now();
+    let tunnel = proxy.tunnel(at);
+    let mut upstream = origin.accept();
+    send_meanwhile(tunnel.stream(), RATE, || drop(upstream.bytes(RATE)));
+    let client =
+        proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: {RATE}\r\n\r\n"));
+    let mut upstream = origin.accept();
+    upstream.head();
+    send_meanwhile(client.stream(), RATE, || drop(upstream.bytes(RATE)));
+    let mut client = client;
+    upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {RATE}\r\n\r\n"));
+    client.head();
+    send_meanwhile(upstream.stream(), RATE, || drop(client.bytes(RATE)));
+    // Three seconds' worth, of which one is the burst, and the last read is not waited for.
+    assert!(began.elapsed() >= Duration::from_millis(1_400), "{:?}", began.elapsed());
+}
+
+fn send_meanwhile(mut from: &TcpStream, octets: usize, meanwhile: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || from.write_all(&vec![b'x'; octets]).unwrap());
+        meanwhile();
+    });
+}
+
+/// What waits for its rate is not idle.
+#[test]
+fn a_wait_for_the_rate_is_no_silence() {
+    let proxy = Setup::default().timeouts("idle_tunnel: 1s").sandbox_limits("bytes_per_s: 20000").start();
+    let origin = Origin::new();
+    let client = proxy.tunnel(origin.address());
+    let mut upstream = origin.accept();
+    // One read of 64 KiB owes more than two seconds.
+    send_meanwhile(client.stream(), 80_000, || drop(upstream.bytes(80_000)));
+}
+
+/// Heads that never end: each holds what it has sent and what a connection costs, not a buffer's worth.
+#[test]
+fn many_slow_heads_hold_bounded_memory() {
+    const HEADS: usize = 400;
+    let proxy = Setup::default().start();
+    let origin = Origin::new();
+    serves(&proxy, &origin);
+    let before = proxy.resident();
+    let half = format!("GET http://a.example/ HTTP/1.1\r\nX: {}", "x".repeat(4_000));
+    let slow: Vec<Peer> = (0..HEADS).map(|_| proxy.ask(&half)).collect();
+    // The worker has read the others when it answers this one.
+    serves(&proxy, &origin);
+    let each = proxy.resident().saturating_sub(before) / HEADS as u64;
+    assert!(each < 32 << 10, "{each} octets for a head of {}", half.len());
+    drop(slow);
+}
+
 /// A request that the daemon answers itself.
 fn answered_here(origin: &Origin) -> String {
     format!("OPTIONS http://{}/ HTTP/1.1\r\nHost: x\r\nMax-Forwards: 0\r\n\r\n", origin.address())

@@ -56,7 +56,12 @@ impl NameServer {
     }
 
     /// Answers a query: an address for an A question, nothing for others; NXDOMAIN without an address.
-    fn answer(&self, (query, _, from): &(Vec<u8>, String, SocketAddr), ip: Option<Ipv4Addr>) {
+    fn answer(&self, query: &(Vec<u8>, String, SocketAddr), ip: Option<Ipv4Addr>) {
+        self.answer_for(60, query, ip);
+    }
+
+    /// The same, to be believed for so many seconds.
+    fn answer_for(&self, ttl: u8, (query, _, from): &(Vec<u8>, String, SocketAddr), ip: Option<Ipv4Addr>) {
         // Without the client's OPT record: the question ends behind its type and class.
         let end = 12 + query[12..].iter().position(|&octet| octet == 0).unwrap() + 5;
         let wants_a = query[end - 4..end - 2] == [0, 1];
@@ -65,7 +70,7 @@ impl NameServer {
         let mut reply = query[..end].to_vec();
         reply[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, u8::from(given.is_some()), 0, 0, 0, 0]);
         if let Some(ip) = given {
-            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, ttl, 0, 4]);
             reply.extend(ip.octets());
         }
         self.socket.send_to(&reply, from).unwrap();
@@ -170,6 +175,48 @@ fn a_name_without_a_host_entry_is_asked_of_the_server_once() {
     server.is_unasked();
 }
 
+/// An answer is believed for as long as it says.
+#[test]
+fn a_name_is_asked_for_again_when_its_answer_has_expired() {
+    let server = NameServer::new("");
+    let proxy = server.setup().start();
+    let origin = Origin::new();
+    let questions = AtomicU8::new(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while questions.load(Ordering::Relaxed) < 4 {
+                server.answer_for(1, &server.query(), Some(Ipv4Addr::LOCALHOST));
+                questions.fetch_add(1, Ordering::Relaxed);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let began = std::time::Instant::now();
+        while !done.load(Ordering::Relaxed) && began.elapsed() < conformance::DEADLINE {
+            let mut client = proxy.tunnel(format_args!("short.example:{}", origin.port()));
+            let mut upstream = origin.accept();
+            client.send("x");
+            upstream.hears("x");
+        }
+    });
+    assert_eq!(questions.load(Ordering::Relaxed), 4);
+}
+
+/// Families take turns, IPv6 first; where the first has nobody the other is tried at once.
+#[test]
+fn both_families_are_tried() {
+    let server = NameServer::new("127.0.0.1 both.test\n::1 both.test\n");
+    let proxy = server.setup().start();
+    for (ip, reached) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+        let origin = Origin::at(ip.parse().unwrap());
+        let mut client = proxy.tunnel(format_args!("both.test:{}", origin.port()));
+        let mut upstream = origin.accept();
+        client.send("x");
+        upstream.hears("x");
+        assert_eq!(proxy.event_about("connect.allowed", origin.port())["dst_ip"], reached);
+    }
+}
+
 #[test]
 fn a_name_that_does_not_exist_is_502_and_says_so_and_is_remembered() {
     let server = NameServer::new("");
@@ -204,10 +251,13 @@ fn a_name_the_policy_denies_is_never_asked_for() {
 /// One address that may not be dialled condemns the answer: a name that leads outside and inside is how rebinding works.
 #[test]
 fn a_name_that_leads_to_a_forbidden_address_is_403() {
-    let server =
-        NameServer::new("169.254.169.254 imds.test\n127.0.0.1 both.test\n169.254.169.254 both.test\n");
+    // Also behind more good ones than are ever tried.
+    let many: String = (1..=20).map(|n| format!("127.0.0.{n} many.test\n")).collect();
+    let server = NameServer::new(&format!(
+        "169.254.169.254 imds.test\n127.0.0.1 both.test\n169.254.169.254 both.test\n{many}10.0.0.1 many.test\n"
+    ));
     let proxy = server.setup().start();
-    for host in ["imds.test", "both.test"] {
+    for host in ["imds.test", "both.test", "many.test"] {
         let mut client = proxy.ask(format!("CONNECT {host}:80 HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         let (status, reason) = client.refusal();
         assert_eq!(status, 403, "{host} {reason}");
@@ -238,12 +288,101 @@ fn a_kept_connection_is_used_only_where_it_could_have_been_dialled() {
     assert_eq!(client.refusal().0, 403);
 }
 
+/// Spellings that the C library takes for an address are refused before anybody is asked what they mean.
+#[test]
+fn odd_spellings_of_an_address_are_never_resolved() {
+    let server = NameServer::new("127.0.0.1 127.1 0x7f.1 2130706433\n");
+    let proxy = server.setup().start();
+    for host in [
+        "127.1",
+        "127.0.1",
+        "0x7f.1",
+        "0x7f000001",
+        "017700000001",
+        "2130706433",
+        "0177.0.0.1",
+        "1.2.3.4.5",
+        "a.0x1",
+    ] {
+        for request in [format!("CONNECT {host}:80"), format!("GET http://{host}/")] {
+            let mut client = proxy.ask(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n"));
+            assert_eq!(client.refusal(), (400, "host_odd_ipv4".into()), "{request}");
+            client.hears_end();
+        }
+    }
+    server.is_unasked();
+}
+
+/// An address of this test's own on `lo`; it is gone when this is dropped.
+struct OwnAddress(Ipv4Addr);
+
+impl OwnAddress {
+    fn new() -> Self {
+        let [.., middle, low] = std::process::id().to_be_bytes();
+        // Of 198.18.0.0/15, which is for tests.
+        let own = Self(Ipv4Addr::new(198, 18 | (low & 1), middle, low));
+        assert!(own.ip("add"), "addresses need root and ip (iproute2)");
+        own
+    }
+
+    fn ip(&self, verb: &str) -> bool {
+        let words = ["address", verb, &format!("{}/32", self.0), "dev", "lo"];
+        std::process::Command::new("ip").args(words).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for OwnAddress {
+    fn drop(&mut self) {
+        self.ip("del");
+    }
+}
+
+/// Whatever the policy says, and in whatever disguise: behind it is the host.
+#[test]
+fn addresses_of_the_host_itself_are_403() {
+    let own = OwnAddress::new();
+    let [a, b, c, d] = own.0.octets();
+    let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+    let named = format!("host: {0}, port: 80, allowed_ips: [{0}]", own.0);
+    let naming = Setup::default().endpoints(&[named]).start();
+    let open = Setup::default().start();
+    for (proxy, host) in [
+        (&naming, own.0.to_string()),
+        (&open, own.0.to_string()),
+        (&open, format!("[::ffff:{high:x}:{low:x}]")),
+        (&open, format!("[64:ff9b::{high:x}:{low:x}]")),
+        (&open, format!("[2002:{high:x}:{low:x}::1]")),
+    ] {
+        let mut client = proxy.ask(format!("CONNECT {host}:80 HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(client.refusal(), (403, "address_own".into()), "{host}");
+        client.hears_end();
+    }
+}
+
 #[test]
 fn forbidden_addresses_are_403_however_they_are_written() {
     for host in [
         "169.254.169.254",
         "[::ffff:169.254.169.254]",
+        "[::169.254.169.254]",
+        "[::ffff:0:a9fe:a9fe]",
         "[64:ff9b::a9fe:a9fe]",
+        "[64:ff9b:1::a9fe:a9fe]",
+        "[64:ff9b:1:a9fe:a9:fe00::]",
+        "[2001:0:a9fe:a9fe::]",
+        "[2001:0:808:808:0:0:5601:5601]",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.168.1.1",
+        "172.16.0.1",
+        "192.0.2.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "240.0.0.1",
+        "[fd12::1]",
+        "[ff02::1]",
+        "[fec0::1]",
+        "[2001:db8::1]",
         "[2002:a9fe:a9fe::]",
         "[fd00:ec2::254]",
         "[fe80::1]",

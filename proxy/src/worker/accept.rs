@@ -22,10 +22,6 @@ pub(super) async fn accept(
     listener: TcpListener,
     stopped: oneshot::Receiver<()>,
 ) {
-    // Accepted sockets inherit it: one call here instead of one a connection.
-    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_nodelay(true) {
-        tracing::warn!(%error, "TCP_NODELAY cannot be set on a listener");
-    }
     let on_ring = listener.try_clone().and_then(monoio::net::TcpListener::from_std);
     let on_ring = match on_ring {
         Ok(on_ring) => on_ring,
