@@ -7,9 +7,11 @@ mod conformance;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
-use conformance::Proxy;
 use conformance::file::Files;
+use conformance::tls::TlsFiles;
+use conformance::{Proxy, Setup};
 
 /// The newest that Node 20 runs.
 const UNDICI: &str = "undici@6.21.1";
@@ -53,24 +55,46 @@ fn http_request_opens_a_tunnel() {
     assert_eq!(node(script, &words, None), "contents");
 }
 
+/// The folder undici was installed into, once, by whoever comes first.
+fn undici() -> &'static PathBuf {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("node-clients");
+        if !folder.join("node_modules/undici/package.json").exists() {
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&folder).arg(UNDICI);
+            let output = npm.output().expect("npm is needed");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "npm cannot fetch {UNDICI}, which this test needs: {said}");
+        }
+        folder
+    })
+}
+
 /// CONNECT even for http://, with `connection: close` on the request for the tunnel.
 #[test]
 fn undici_fetches_through_its_proxy_agent() {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("node-clients");
-    if !folder.join("node_modules/undici/package.json").exists() {
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&folder).arg(UNDICI);
-        let output = npm.output().expect("npm is needed");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "npm cannot fetch {UNDICI}, which this test needs: {said}");
-    }
     let origin = Files::one("/file", "contents");
     let script = "const {ProxyAgent, fetch} = require('undici'); const [proxy, url] = process.argv.slice(1);\n\
                   const dispatcher = new ProxyAgent(proxy);\n\
                   (async () => { for (let i = 0; i < 2; i++) console.log(await (await fetch(url, {dispatcher})).text());\n\
                   \x20 console.log(await (await fetch(url, {dispatcher, method: 'POST', body: 'abc'})).text());\n\
                   \x20 await dispatcher.close(); })();";
-    let said = node(script, &[&Proxy::shared().url(), &origin.url("/file")], Some(&folder));
+    let said = node(script, &[&Proxy::shared().url(), &origin.url("/file")], Some(undici()));
     assert_eq!(said, "contents\ncontents\n3\n");
+}
+
+#[test]
+fn undici_fetches_over_https() {
+    let origin = TlsFiles::serve(&std::collections::HashMap::from([("/file".into(), "contents".into())]));
+    let proxy = Setup::default().endpoints(&[origin.endpoint()]).start();
+    let script = "const {ProxyAgent, fetch} = require('undici'); const [uri, ca, url] = process.argv.slice(1);\n\
+                  const requestTls = {ca: require('fs').readFileSync(ca)};\n\
+                  const dispatcher = new ProxyAgent({uri, requestTls});\n\
+                  (async () => { for (let i = 0; i < 2; i++) console.log(await (await fetch(url, {dispatcher})).text());\n\
+                  \x20 await dispatcher.close(); })();";
+    let ca = origin.certificate();
+    let words = [&*proxy.url(), ca.to_str().unwrap(), &origin.url("/file")];
+    assert_eq!(node(script, &words, Some(undici())), "contents\ncontents\n");
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use conformance::file::Files;
+use conformance::tls::{TLS_HOST, TlsFiles};
 use conformance::{Origin, Proxy, Setup};
 
 /// Fixed, so that a test says today what it said yesterday.
@@ -149,6 +150,54 @@ fn websockets_talk_through_a_tunnel_that_is_judged() {
                   asyncio.run(main())";
     let said = python(&proxy, script, &[&port.to_string(), &proxy.url()], true);
     assert_eq!(said, "hello first\n1\n1000\n200000\n403\n");
+}
+
+/// requests and aiohttp over HTTPS, and a WebSocket over TLS with either library: raw tunnels that must name their host.
+#[test]
+fn requests_and_aiohttp_and_websockets_speak_tls_in_a_tunnel() {
+    let files = std::collections::HashMap::from([("/file".to_owned(), b"contents".to_vec())]);
+    let origin = TlsFiles::serve(&files);
+    let chat = Origin::new();
+    let chat_port = chat.port();
+    // The port is taken over by the server: nobody else may be given it meanwhile.
+    drop(chat);
+    let chat = format!("host: {TLS_HOST}, port: {chat_port}, sni: verify");
+    let proxy = Setup::default().endpoints(&[origin.endpoint(), chat]).start();
+    let script = "import sys, asyncio, ssl, requests, aiohttp, websockets\n\
+                  from websockets.asyncio.client import connect\n\
+                  from websockets.asyncio.server import serve\n\
+                  proxy, ca, key, url, post, port, chat = sys.argv[1:]\n\
+                  s = requests.Session()\n\
+                  print(s.get(url, verify=ca).text, s.post(post, data=b'abc', verify=ca).text)\n\
+                  trust = ssl.create_default_context(cafile=ca)\n\
+                  own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); own.load_cert_chain(ca, key)\n\
+                  async def echo(ws):\n\
+                  \x20   async for m in ws: await ws.send(m)\n\
+                  async def main():\n\
+                  \x20   async with aiohttp.ClientSession(trust_env=True) as s:\n\
+                  \x20       async with s.get(url, ssl=trust) as r: print(await r.text())\n\
+                  \x20       async with serve(echo, '127.0.0.1', int(port), ssl=own):\n\
+                  \x20           async with s.ws_connect(chat, ssl=trust, proxy=proxy) as ws:\n\
+                  \x20               await ws.send_str('one'); print((await ws.receive()).data)\n\
+                  \x20           async with connect(chat, proxy=proxy, ssl=trust) as ws:\n\
+                  \x20               await ws.send('x' * 200000); print(len(await ws.recv()))\n\
+                  asyncio.run(main())";
+    let (ca, key) = (origin.certificate(), origin.key());
+    let said = python(
+        &proxy,
+        script,
+        &[
+            &proxy.url(),
+            ca.to_str().unwrap(),
+            key.to_str().unwrap(),
+            &origin.url("/file"),
+            &origin.url("/post"),
+            &chat_port.to_string(),
+            &format!("wss://{TLS_HOST}:{chat_port}/"),
+        ],
+        true,
+    );
+    assert_eq!(said, "contents 3\ncontents\none\n200000\n");
 }
 
 /// pip against an index of one package, served as files.
