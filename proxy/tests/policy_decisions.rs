@@ -246,6 +246,29 @@ fn an_endpoint_that_judges_silences_raw_ones() {
 }
 
 #[test]
+fn full_access_gives_a_connect_a_raw_tunnel() {
+    let full = "host: a.example, port: 443, protocol: http, access: full";
+    let inside = |endpoints: &[&str]| {
+        ask(&for_curl(endpoints), CURL, "CONNECT a.example:443", |answer| answer.unwrap().protocol())
+    };
+    assert_eq!(inside(&[full]), Protocol::Raw);
+    assert_eq!(inside(&[full, "host: a.example, port: 443"]), Protocol::Raw);
+    for more in [
+        ", deny_rules: [{method: DELETE, path: /x}]",
+        ", path: '/v1/**'",
+        ", enforcement: audit, deny_rules: [{method: GET}]",
+    ] {
+        assert_eq!(inside(&[&format!("{full}{more}")]), Protocol::Http, "{more}");
+    }
+    assert_eq!(inside(&["host: a.example, port: 443, protocol: websocket, access: full"]), Protocol::Http);
+    assert_eq!(inside(&[full, "host: a.example, port: 443, access: read-only"]), Protocol::Http);
+    // A forward request is a request all the same: it is allowed, in one spelling.
+    ask(&for_curl(&[full]), CURL, "DELETE a.example:443/a/../b", |answer| {
+        assert_eq!(answer.unwrap().path(), b"/b");
+    });
+}
+
+#[test]
 fn access_or_rules_without_protocol_are_honoured() {
     let policy = for_curl(&[
         "host: a.example, port: 80, access: read-only",

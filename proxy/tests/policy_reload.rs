@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use conformance::{DEADLINE, OK, Origin, Peer, Proxy, Setup, policy_of};
 
+/// Whatever is asked, judged all the same.
+const ANYTHING: &str = "rules: [{allow: {method: '*', path: '/**'}}]";
+
 fn raw(origin: &Origin) -> String {
     format!("host: 127.0.0.1, port: {}", origin.port())
 }
@@ -132,7 +135,7 @@ fn a_bad_policy_changes_nothing_and_every_error_is_told() {
 #[test]
 fn a_request_under_way_is_answered_and_the_next_one_judged_anew() {
     let origin = Origin::new();
-    let proxy = Setup::default().endpoints(&[judged(&origin, "access: full")]).start();
+    let proxy = Setup::default().endpoints(&[judged(&origin, ANYTHING)]).start();
     let mut client = proxy.ask(get(&origin, "/slow"));
     let mut upstream = origin.accept();
     upstream.head();
@@ -156,7 +159,7 @@ fn a_request_under_way_is_answered_and_the_next_one_judged_anew() {
 #[test]
 fn a_request_that_does_not_end_is_ended_in_time() {
     let origin = Origin::new();
-    let proxy = Setup::default().endpoints(&[judged(&origin, "access: full")]).start();
+    let proxy = Setup::default().endpoints(&[judged(&origin, ANYTHING)]).start();
     let mut waiting = proxy.ask(get(&origin, "/waits"));
     let mut silent = origin.accept();
     silent.head();
@@ -184,7 +187,7 @@ fn a_request_that_does_not_end_is_ended_in_time() {
 fn an_idle_tunnel_with_judged_requests_is_closed_when_its_destination_is_denied() {
     let (stays, goes) = (Origin::new(), Origin::new());
     let rules = |access: &str| [judged(&stays, access), judged(&goes, access)];
-    let proxy = Setup::default().endpoints(&rules("access: full")).start();
+    let proxy = Setup::default().endpoints(&rules(ANYTHING)).start();
     let ask = |origin: &Origin, client: &mut Peer| {
         client.send(format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", origin.address()));
     };
@@ -216,7 +219,7 @@ fn a_raw_tunnel_is_closed_when_its_requests_are_to_be_judged() {
     let origin = Origin::new();
     let proxy = Setup::default().endpoints(&[raw(&origin)]).start();
     let (mut client, _upstream) = tunnel(&proxy, &origin);
-    proxy.write_policy(&policy_of(&[judged(&origin, "access: full")]));
+    proxy.write_policy(&policy_of(&[judged(&origin, ANYTHING)]));
     proxy.hang_up();
     client.end();
     let event = closed(&proxy, &origin);

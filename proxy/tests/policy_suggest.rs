@@ -2,13 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it must")]
 
+mod policy_generated;
+#[allow(dead_code, reason = "the product's own answer is all that is wanted here")]
+mod policy_naive;
+
 use std::path::Path;
 
+use policy_generated::question;
+use policy_naive::{Answer, Question, compiled};
 use proptest::prelude::*;
 use sluice::destination::{Destination, Host};
 use sluice::diagnostic::Diagnostics;
+use sluice::policy::path::canonical;
 use sluice::policy::{
-    Ask, Asker, BinaryFacts, Kind, Observed, Policy, Program, Request, Suggestion, decide, parse,
+    Ask, Asker, BinaryFacts, Denial, Kind, Observed, Policy, PolicyFile, Program, Reason, Request,
+    Suggestion, Way, decide, parse, suggest,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +35,7 @@ const PATHS: &[&str] = &[
     "/ab",
     "/a/b",
     "/a%3Fb",
+    "/a%2Fb",
     "/a%5Bb%5D",
     "/%7Bx%7D",
     "/%25",
@@ -112,4 +121,119 @@ proptest! {
             prop_assert!(covered || !allows(&policy, other), "{other:?} should not be allowed by\n{text}");
         }
     }
+}
+
+fn load(text: &str) -> PolicyFile {
+    let mut out = Diagnostics::default();
+    let file = parse(text, &"p.yaml".into(), &mut out);
+    assert!(!out.has_errors(), "{out}{text}");
+    file.unwrap()
+}
+
+fn denial<'q>(question: &'q Question, reason: &'q str) -> Denial<'q> {
+    let request = question.request.as_ref().map(|(method, path, _)| (&**method, &**path));
+    let asked =
+        Observed { destination: &question.destination, exe: question.exe.as_deref().map(Path::new), request };
+    Denial { asked, reason, way: Way::Proxy }
+}
+
+/// The policy with what was suggested pasted under its `network_policies`.
+fn together(current: &PolicyFile, suggestion: &Suggestion) -> PolicyFile {
+    let mut file = current.clone();
+    file.rules.extend(load(&suggestion.policy()).rules);
+    file
+}
+
+/// Whether allowing `denied` says that `other` is allowed: the same, or what a policy cannot tell from it.
+fn speaks_for(denied: &Question, other: &Question) -> bool {
+    let same_place =
+        denied.destination == other.destination && denied.exe == other.exe && denied.exe.is_some();
+    same_place
+        && match (&denied.request, &other.request) {
+            (None, _) | (_, None) => true,
+            (Some((method, path, _)), Some((other_method, other_path, _))) => {
+                let judged = |path: &str| canonical(path.as_bytes()).map(|path| path.judged.into_owned());
+                let methods = (&**method, &**other_method);
+                judged(path) == judged(other_path) && (method == other_method || methods == ("GET", "HEAD"))
+            }
+        }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_policy_denied_and_nothing_else_is_allowed_with_the_suggestion(
+        text in policy_generated::policy(),
+        questions in prop::collection::vec(question(), 12),
+        others in prop::collection::vec(question(), 40),
+    ) {
+        let file = load(&text);
+        let denied: Vec<(&Question, Reason)> = questions
+            .iter()
+            .filter_map(|question| match compiled(&file, question) {
+                Answer::Denied(reason) => Some((question, reason)),
+                Answer::Allowed { .. } => None,
+            })
+            .collect();
+        let denials: Vec<_> = denied.iter().map(|(question, reason)| denial(question, reason.as_str())).collect();
+        let suggestion = suggest(&denials, &file);
+        let after = together(&file, &suggestion);
+        let left_out: Vec<_> = suggestion.left_out().collect();
+        for (question, _) in &denied {
+            let told = left_out.iter().any(|line| line.starts_with(&question.destination.to_string()));
+            let allowed = matches!(compiled(&after, question), Answer::Allowed { .. });
+            prop_assert!(allowed || told, "{question:?} should be allowed by\n{text}{suggestion}");
+        }
+        for other in questions.iter().chain(&others) {
+            let before = matches!(compiled(&file, other), Answer::Allowed { .. });
+            let allowed = matches!(compiled(&after, other), Answer::Allowed { .. });
+            prop_assert!(allowed || !before, "{other:?} was allowed before\n{text}{suggestion}");
+            let asked_for = denied.iter().any(|(question, _)| speaks_for(question, other));
+            prop_assert!(before || !allowed || asked_for, "{other:?} was not asked for\n{text}{suggestion}");
+        }
+    }
+}
+
+#[test]
+fn what_no_rule_can_help_with_is_said_and_not_suggested() {
+    let file = load(
+        "version: 1\nnetwork_policies:\n  seen_curl:\n    binaries: [{path: /usr/bin/curl}]\n    endpoints:\n      \
+         - {host: a.example, port: 80, protocol: http, access: full, deny_rules: [{method: DELETE, path: /x}]}\n",
+    );
+    let to = |host: &str, port| Destination { host: Host::parse(host.as_bytes()).unwrap(), port };
+    let (a, b, direct) = (to("a.example", 80), to("b.example", 443), to("192.0.2.7", 443));
+    let curl = Some(Path::new("/usr/bin/curl"));
+    let by = |destination, exe, request, reason, way| Denial {
+        asked: Observed { destination, exe, request },
+        reason,
+        way,
+    };
+    let suggestion = suggest(
+        &[
+            by(&a, curl, Some(("DELETE", "/x")), "deny_rule", Way::Proxy),
+            by(&b, curl, None, "host_not_allowed", Way::Proxy),
+            by(&b, None, None, "identity_unknown", Way::Proxy),
+            by(&a, curl, None, "direct_tcp", Way::DirectTcp),
+            by(&direct, curl, None, "direct_tcp", Way::DirectTcp),
+            by(&direct, curl, None, "direct_udp", Way::Direct),
+        ],
+        &file,
+    );
+    assert_eq!(
+        suggestion.policy(),
+        r#"version: 1
+network_policies:
+  seen_curl_2:
+    endpoints:
+      - {host: "192.0.2.7", port: 443}
+      - {host: "b.example", port: 443}
+    binaries:
+      - path: "/usr/bin/curl"
+# left out: 192.0.2.7:443: only TCP can go through the proxy
+# left out: a.example:80: a deny rule forbids it
+# left out: a.example:80: allowed already: the program must go through the proxy, and tried to go past it
+# left out: b.example:443: which program asked is not known
+"#
+    );
 }

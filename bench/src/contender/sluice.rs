@@ -63,7 +63,8 @@ sandboxes:
 
 fn policy(setup: &Setup, client: &str) -> String {
     let ports = setup.ports;
-    let rules = if setup.programs.inspect { "\n        protocol: http\n        access: full" } else { "" };
+    let rules =
+        if setup.programs.inspect { "\n        protocol: http\n        access: read-only" } else { "" };
     format!(
         "version: 1
 network_policies:

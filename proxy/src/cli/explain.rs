@@ -61,20 +61,22 @@ struct Target {
     destination: Destination,
     /// Path and query of a request.
     request: Option<(String, Option<String>)>,
+    /// It is asked for in TLS: through a tunnel, which has to be allowed first.
+    in_tls: bool,
 }
 
 impl Target {
     fn parse(method: &str, target: &str) -> Result<Self, String> {
         if method == "CONNECT" {
             let destination = authority(target, None)?;
-            return Ok(Self { destination, request: None });
+            return Ok(Self { destination, request: None, in_tls: false });
         }
         let (scheme, rest) = target.split_once("://").ok_or_else(|| {
             format!("\"{target}\" is not a URL; write http://host/path, or CONNECT host:port")
         })?;
-        let default_port = match scheme.to_ascii_lowercase().as_str() {
-            "http" | "ws" => 80,
-            "https" | "wss" => 443,
+        let (default_port, in_tls) = match scheme.to_ascii_lowercase().as_str() {
+            "http" | "ws" => (80, false),
+            "https" | "wss" => (443, true),
             _ => return Err(format!("the scheme \"{scheme}\" is not known; http, https, ws and wss are")),
         };
         let rest = rest.split('#').next().unwrap_or_default();
@@ -86,7 +88,7 @@ impl Target {
         };
         let path = if path.is_empty() { "/" } else { path };
         let destination = authority(host, Some(default_port))?;
-        Ok(Self { destination, request: Some((path.to_owned(), query)) })
+        Ok(Self { destination, request: Some((path.to_owned(), query)), in_tls })
     }
 }
 
@@ -110,45 +112,73 @@ fn authority(text: &str, default_port: Option<u16>) -> Result<Destination, Strin
 
 /// The text, and whether the answer is yes.
 fn explain(policy: &Policy, question: &Question, target: &Target) -> (String, bool) {
-    let ancestors: Vec<Program<'_>> = question.ancestors.iter().map(|path| program(path)).collect();
-    let set = question
-        .binary
-        .as_deref()
-        .map(|path| policy.classify(&BinaryFacts { exe: program(path), ancestors: &ancestors }));
-    let kind = match &target.request {
-        None => Kind::Connect,
-        Some((path, query)) => Kind::Request(Request {
-            method: question.method.as_bytes(),
-            path: path.as_bytes(),
-            query: query.as_deref().map(str::as_bytes),
-        }),
+    let method = &*question.method;
+    let ancestors: Vec<Program<'_>> =
+        question.ancestors.iter().map(|path| Program { path, sha256: None }).collect();
+    // The hash of the file as it is now; what a pinned entry asks for is that of the running image.
+    let sha256 = question.binary.as_deref().filter(|_| policy.pins_hashes()).and_then(sha256);
+    let set = question.binary.as_deref().map(|path| {
+        let exe = Program { path, sha256: sha256.as_ref() };
+        policy.classify(&BinaryFacts { exe, ancestors: &ancestors })
+    });
+    let who = set.as_ref().map_or(Asker::Unknown, Asker::Known);
+    let question = |kind| Ask { destination: &target.destination, asker: who, kind };
+    let tunnel = question(Kind::Connect);
+    let Some((path, query)) = &target.request else {
+        return answer(&tunnel, decide(policy, &tunnel), policy, target);
     };
-    let asker = set.as_ref().map_or(Asker::Unknown, Asker::Known);
-    match decide(policy, &Ask { destination: &target.destination, asker, kind }) {
-        Ok(permit) => (allowed(&permit, target), true),
+    if target.in_tls {
+        // What is in TLS comes in a tunnel; in a raw one nobody sees the request.
+        let opened = decide(policy, &tunnel);
+        if opened.as_ref().map_or(true, |permit| permit.protocol() == Protocol::Raw) {
+            return answer(&tunnel, opened, policy, target);
+        }
+    }
+    let request = question(Kind::Request(Request {
+        method: method.as_bytes(),
+        path: path.as_bytes(),
+        query: query.as_deref().map(str::as_bytes),
+    }));
+    answer(&request, decide(policy, &request), policy, target)
+}
+
+fn answer(
+    ask: &Ask<'_>,
+    outcome: Result<Permit<'_>, Box<Deny>>,
+    policy: &Policy,
+    target: &Target,
+) -> (String, bool) {
+    match outcome {
+        Ok(permit) => (allowed(&permit, ask, target), true),
         Err(deny) => (denied(&deny, policy), false),
     }
 }
 
-fn program(path: &Path) -> Program<'_> {
-    // The hash of the file as it is now; what a pinned entry asks for is the running image.
-    Program { path, sha256: None }
+fn sha256(path: &Path) -> Option<[u8; 32]> {
+    use sha2::Digest as _;
+    // Once, by a person who waits for it: read as a whole.
+    Some(sha2::Sha256::digest(std::fs::read(path).ok()?).into())
 }
 
-fn allowed(permit: &Permit<'_>, target: &Target) -> String {
+fn allowed(permit: &Permit<'_>, ask: &Ask<'_>, target: &Target) -> String {
     let mut text = String::from(if permit.audited().is_some() { "allowed (audited)\n" } else { "allowed\n" });
     if let Some(endpoint) = permit.endpoint() {
         let _ = writeln!(text, "  rule      {}", endpoint.rule.name);
         let _ = writeln!(text, "  at        {}", endpoint.place);
         let _ = writeln!(text, "  endpoint  {}", endpoint.host);
     }
-    if target.request.is_none() {
+    if matches!(ask.kind, Kind::Connect) {
         let inside = match permit.protocol() {
             Protocol::Http => "HTTP; each request is judged",
             Protocol::Raw if permit.sni() == Sni::Verify => "a raw tunnel; a TLS name must be the host",
             Protocol::Raw => "a raw tunnel",
         };
         let _ = writeln!(text, "  inside    {inside}");
+        if target.request.is_some() {
+            let _ = writeln!(text, "  request   not looked at: TLS in a raw tunnel is the client's own");
+        }
+    } else if target.in_tls {
+        let _ = writeln!(text, "  inside    TLS that is looked into; each request is judged");
     }
     if let Some(path) = permit.rewritten_path() {
         let _ = writeln!(text, "  sent as   {}", String::from_utf8_lossy(path));
@@ -237,6 +267,16 @@ network_policies:
             (
                 curl,
                 "DELETE",
+                "https://api.example.com/x",
+                true,
+                &["a raw tunnel; a TLS name must be the host", "request   not looked at"],
+            ),
+            (curl, "GET", "https://web.example.com:80/y", true, &["inside    TLS that is looked into"]),
+            (curl, "DELETE", "https://web.example.com:80/x", false, &["denied (deny_rule)"]),
+            (curl, "GET", "https://other.example/", false, &["denied (host_not_allowed)"]),
+            (
+                curl,
+                "DELETE",
                 "http://web.example.com/x",
                 false,
                 &["denied (deny_rule)", "at        p.yaml:6:86"],
@@ -278,7 +318,12 @@ network_policies:
         ] {
             let request =
                 request.map(|(path, query): (&str, Option<&str>)| (path.into(), query.map(Into::into)));
-            assert_eq!(Target::parse(method, target), Ok(Target { destination, request }), "{target}");
+            let in_tls = target.starts_with("https");
+            assert_eq!(
+                Target::parse(method, target),
+                Ok(Target { destination, request, in_tls }),
+                "{target}"
+            );
         }
         for (method, target) in [
             ("CONNECT", "a.b"),

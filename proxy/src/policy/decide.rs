@@ -14,7 +14,7 @@ use super::binaries::BinarySet;
 use super::compile::{EndpointId, Policy, Row};
 use super::deny::{Deny, Reason};
 use super::host::HostPattern;
-use super::model::{Endpoint, Enforcement, Sni};
+use super::model::{Endpoint, Enforcement, RequestPolicy, Sni};
 use super::requests::{self, Refusal};
 use crate::address::Reach;
 use crate::destination::{Destination, Host};
@@ -109,7 +109,11 @@ pub fn decide<'a>(policy: &'a Policy, ask: &Ask<'a>) -> Result<Permit<'a>, Box<D
         Matched::Refused(reason) => return Err(Box::new(Deny::connection(policy, ask, reason))),
     };
     let audited = reason.map(|reason| Box::new(Deny::connection(policy, ask, reason)));
-    let judged = matched.iter().any(|&id| requests::of(policy, id).is_some());
+    let has_say = |requests: &RequestPolicy| match ask.kind {
+        Kind::Connect => requests.judges_tunnels(),
+        Kind::Request(_) => true,
+    };
+    let judged = matched.iter().any(|&id| requests::of(policy, id).is_some_and(has_say));
     let protocol = if judged { Protocol::Http } else { Protocol::Raw };
     let permit = |granted, path, audited| Permit {
         policy,

@@ -2,6 +2,7 @@
 //!
 //! This file reads the top level and what confines the workload; `load_rules.rs` reads `network_policies`.
 
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -92,6 +93,26 @@ pub fn read(path: &Path) -> io::Result<String> {
 /// sandboxes that share the host's file system.
 pub fn host_links(path: &str) -> Option<String> {
     fs::canonicalize(path).ok()?.into_os_string().into_string().ok()
+}
+
+/// The same inside another root, such as `/proc/PID/root` of a container: links are followed as they lead there, also
+/// absolute ones and `..`, and never out of it.
+pub fn links_in(root: &Path) -> io::Result<impl Fn(&str) -> Option<String> + use<>> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlink};
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let shown = |file: &OwnedFd| {
+        let shown = readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new()).ok()?;
+        shown.into_string().ok()
+    };
+    let root = openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    // A folder of this file system shows with its own path before that of the file; a root elsewhere shows as "/".
+    let before = shown(&root).filter(|path| path != "/").unwrap_or_default();
+    Ok(move |path: &str| {
+        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let found = openat2(&root, path, flags, Mode::empty(), within).ok()?;
+        let found = shown(&found)?;
+        found.strip_prefix(&before).filter(|inside| inside.starts_with('/')).map(ToOwned::to_owned)
+    })
 }
 
 /// The built-in policies; a file source gives `deny`.
@@ -241,4 +262,35 @@ fn account(reader: &mut Reader<'_>, node: &Node) -> Option<Account> {
         return None;
     }
     Some(Account::Name(text.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_as_a_sandbox_sees_them() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::create_dir_all(at("usr/bin")).unwrap();
+        fs::create_dir_all(at("etc/alternatives")).unwrap();
+        fs::write(at("usr/bin/python3.11"), "").unwrap();
+        symlink("usr/bin", at("bin")).unwrap();
+        symlink("/etc/alternatives/python", at("usr/bin/python")).unwrap();
+        symlink("/usr/bin/python3.11", at("etc/alternatives/python")).unwrap();
+        symlink("../../../../../../usr/bin/python3.11", at("usr/bin/up")).unwrap();
+        symlink("/proc/self/exe", at("usr/bin/out")).unwrap();
+        let links = links_in(root.path()).unwrap();
+        for path in ["/usr/bin/python", "/bin/python", "/usr/bin/up", "/usr/bin/python3.11"] {
+            assert_eq!(links(path).as_deref(), Some("/usr/bin/python3.11"), "{path}");
+        }
+        assert_eq!(links("/usr/bin/out"), None, "there is no /proc in there");
+        assert_eq!(links("/usr/bin/none"), None);
+        assert!(links_in(&at("none")).is_err());
+        // This process' own root, as a sandbox that shares the host's file system has it.
+        let own = links_in(Path::new("/proc/self/root")).unwrap();
+        assert_eq!(own("/bin/sh"), host_links("/bin/sh"));
+    }
 }

@@ -13,7 +13,8 @@
 //! into one spelling (`path.rs`) and judges it (`requests.rs`). It answers with a [`Permit`], which no one else can
 //! make and every dial needs, or with a [`Deny`] that knows what was nearly allowed (`deny.rs`).
 //!
-//! What was seen or denied can be turned back into a policy (`suggest.rs`).
+//! What was seen can be turned back into a policy (`suggest.rs`), and what was denied into what is missing from one
+//! (`denials.rs`).
 //!
 //! # How several endpoints go together
 //!
@@ -26,6 +27,7 @@
 mod binaries;
 mod compile;
 mod decide;
+mod denials;
 mod deny;
 pub mod glob;
 pub mod host;
@@ -42,10 +44,11 @@ mod trie;
 pub use binaries::{BinaryFacts, BinarySet, Program};
 pub use compile::Policy;
 pub use decide::{AddressRule, Ask, Asker, Kind, Permit, Protocol, Request, decide};
+pub use denials::{Denial, Way, suggest};
 pub use deny::{DeniedRequest, Deny, Miss, NEAR_MISSES_MAX, NearMiss, Reason, hint};
 pub(crate) use load::from_tree;
 pub use load::{
-    FILESYSTEM_PATHS_MAX, Loaded, PATH_OCTETS_MAX, Source, builtin, host_links, load, parse, read,
+    FILESYSTEM_PATHS_MAX, Loaded, PATH_OCTETS_MAX, Source, builtin, host_links, links_in, load, parse, read,
 };
 pub use model::{Account, Confinement, Endpoint, Enforcement, LandlockLevel, Netlink, PolicyFile, Sni};
 pub use suggest::{Observed, Suggestion};

@@ -124,6 +124,17 @@ pub struct RequestPolicy {
     pub websocket: bool,
 }
 
+impl RequestPolicy {
+    /// Whether there is anything to judge inside a tunnel. `access: full` alone is content with any byte, and gets a raw
+    /// one.
+    pub fn judges_tunnels(&self) -> bool {
+        self.allow != Allow::Preset(Access::Full)
+            || !self.deny.is_empty()
+            || self.path.is_some()
+            || self.websocket
+    }
+}
+
 /// The requests an endpoint allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allow {

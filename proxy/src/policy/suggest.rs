@@ -29,7 +29,7 @@ impl<'a> Observed<'a> {
     /// What a denial asked for; none where no further rule would help (a deny rule, a malformed path).
     pub fn denied(deny: &'a Deny) -> Option<Self> {
         match deny.reason {
-            Reason::DenyRule | Reason::PathMalformed | Reason::QueryMalformed | Reason::EncodedSlash => None,
+            Reason::DenyRule | Reason::PathMalformed | Reason::QueryMalformed => None,
             Reason::HostNotAllowed
             | Reason::PortNotAllowed
             | Reason::AddressNotAllowed
@@ -38,6 +38,7 @@ impl<'a> Observed<'a> {
             | Reason::IdentityAmbiguous
             | Reason::MethodNotAllowed
             | Reason::PathNotAllowed
+            | Reason::EncodedSlash
             | Reason::QueryNotAllowed => Some(Self {
                 destination: &deny.destination,
                 exe: deny.exe.as_deref(),
@@ -53,6 +54,8 @@ pub struct Suggestion {
     /// For each set of programs, what all of them asked for.
     rules: BTreeMap<BTreeSet<String>, BTreeMap<Target, Requests>>,
     left_out: BTreeSet<String>,
+    /// Names of rules that are in use elsewhere.
+    taken: BTreeSet<String>,
 }
 
 /// Host and port, as text to be written.
@@ -103,6 +106,17 @@ impl Suggestion {
         suggestion
     }
 
+    /// The same, beside rules of these names.
+    pub(super) fn beside(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.taken.extend(names);
+        self
+    }
+
+    /// Says of something that it is left out, and why.
+    pub(super) fn leave_out(&mut self, what: &Destination, why: &str) {
+        self.left_out.insert(format!("{what}: {why}"));
+    }
+
     fn add(&mut self, programs: BTreeSet<String>, target: Target, request: Option<Asked>) {
         let endpoints = self.rules.entry(programs).or_default();
         match request {
@@ -112,7 +126,11 @@ impl Suggestion {
             Some(request) => {
                 let judged = endpoints.entry(target).or_insert_with(|| Requests::Judged(BTreeSet::new()));
                 if let Requests::Judged(requests) = judged {
-                    requests.insert(request);
+                    let (method, path) = &request;
+                    // GET speaks for HEAD too; and it comes first.
+                    if method != "HEAD" || !requests.contains(&("GET".to_owned(), path.clone())) {
+                        requests.insert(request);
+                    }
                 }
             }
         }
@@ -142,18 +160,22 @@ impl Suggestion {
 impl fmt::Display for Suggestion {
     /// The rules, to be put under `network_policies`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut names = BTreeSet::new();
+        let mut names = self.taken.clone();
         for (programs, endpoints) in &self.rules {
             writeln!(f, "  {}:", name(programs, &mut names))?;
             writeln!(f, "    endpoints:")?;
             for ((host, port), requests) in endpoints {
                 write!(f, "      - {{host: {}, port: {port}", quoted(host))?;
                 if let Requests::Judged(requests) = requests {
+                    let encoded = requests.iter().any(|(_, path)| path.contains("%2F"));
                     let rule = |(method, path): &Asked| {
                         format!("{{allow: {{method: {}, path: {}}}}}", quoted(method), quoted(path))
                     };
                     let rules: Vec<_> = requests.iter().map(rule).collect();
                     write!(f, ", protocol: http, rules: [{}]", rules.join(", "))?;
+                    if encoded {
+                        f.write_str(", allow_encoded_slash: true")?;
+                    }
                 }
                 writeln!(f, "}}")?;
             }
@@ -179,8 +201,8 @@ fn expressible(one: &Observed<'_>) -> Result<(String, Option<Asked>), &'static s
         return Err("the method is not upper case");
     }
     let path = canonical(path.as_bytes()).map_err(|_| "the path has no single meaning")?;
-    if path.escaped_slash || !path.judged.starts_with(b"/") {
-        return Err("the path holds an encoded slash, or is none");
+    if !path.judged.starts_with(b"/") {
+        return Err("the request is about no path");
     }
     let path = path_pattern(&path.judged).ok_or("the path is not UTF-8")?;
     Ok((program_pattern(exe), Some((method.to_owned(), path))))

@@ -83,7 +83,11 @@ pub(crate) fn naive(file: &PolicyFile, question: &Question) -> Answer {
         Err(reason) => Answer::Denied(reason),
         Ok((matched, audited)) => {
             let judging: Vec<_> = matched.iter().copied().filter(|e| e.requests.is_some()).collect();
-            let judged = !judging.is_empty();
+            // Nothing is left to judge inside a tunnel to endpoints that allow everything.
+            let judged = match question.request {
+                Some(_) => !judging.is_empty(),
+                None => judging.iter().any(|e| !allows_everything(policy_of(e))),
+            };
             match &question.request {
                 Some((method, path, query)) if judged => {
                     let query = query.as_deref().unwrap_or_default();
@@ -103,6 +107,11 @@ fn allowed(granted: &[&Endpoint], judged: bool, audited: Option<Reason>, path: V
     let admits = |ip| granted.iter().any(|endpoint| admits(endpoint, ip));
     let rule = granted[0].rule.name.to_string();
     Answer::Allowed { rule, judged, audited, private: admits(PRIVATE), listed: admits(LISTED), path }
+}
+
+fn allows_everything(requests: &RequestPolicy) -> bool {
+    let full = matches!(&requests.allow, Allow::Preset(access) if access.text() == "full");
+    full && requests.deny.is_empty() && requests.path.is_none() && !requests.websocket
 }
 
 fn is_audit(endpoint: &Endpoint) -> bool {
