@@ -12,11 +12,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Event;
+use super::render::render;
 
 /// Octets of rendered events that may wait for the writer; at some 500 octets a line that is 16,000 events.
 const WAITING_OCTETS_MAX: usize = 8 << 20;
 /// How long lines may wait that nobody asked to see at once.
 const LAZY_FLUSH: Duration = Duration::from_millis(50);
+/// Octets that do not wait any longer: what is written while it is still in the processor's cache costs half.
+const LAZY_OCTETS_MAX: usize = 128 << 10;
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,10 +125,9 @@ impl Journal {
             return;
         }
         let first = state.waiting.is_empty();
-        if serde_json::to_writer(&mut state.waiting, event).is_ok() {
-            state.waiting.push(b'\n');
-        }
-        let sooner = urgency == Urgency::Now && !state.urgent;
+        render(&mut state.waiting, event);
+        state.waiting.push(b'\n');
+        let sooner = (urgency == Urgency::Now || state.waiting.len() >= LAZY_OCTETS_MAX) && !state.urgent;
         state.urgent |= sooner;
         if first || sooner {
             shared.wake.notify_one();

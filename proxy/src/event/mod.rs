@@ -9,58 +9,73 @@
 
 pub mod journal;
 pub mod ledger;
+mod render;
 mod reporter;
 mod time;
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use reporter::{Reporter, Words};
 pub use time::Time;
 
 /// What happened. The names are relied upon by shippers and dashboards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A CONNECT was granted and dialled.
-    #[serde(rename = "connect.allowed")]
     ConnectAllowed,
     /// A CONNECT was refused, by policy or because the dial failed.
-    #[serde(rename = "connect.denied")]
     ConnectDenied,
     /// A request was granted and forwarded.
-    #[serde(rename = "request.allowed")]
     RequestAllowed,
     /// A request was refused.
-    #[serde(rename = "request.denied")]
     RequestDenied,
     /// A tunnel ended.
-    #[serde(rename = "tunnel.closed")]
     TunnelClosed,
     /// Somebody tried a way other than the proxy.
-    #[serde(rename = "bypass.detected")]
     BypassDetected,
     /// Something got past the inner fence and was dropped by the host's.
-    #[serde(rename = "fence.violation")]
     FenceViolation,
     /// A sandbox is ready.
-    #[serde(rename = "sandbox.started")]
     SandboxStarted,
     /// A sandbox is gone.
-    #[serde(rename = "sandbox.stopped")]
     SandboxStopped,
     /// A policy is in force.
-    #[serde(rename = "policy.loaded")]
     PolicyLoaded,
     /// A policy was bad; the one before it stays in force.
-    #[serde(rename = "policy.rejected")]
     PolicyRejected,
     /// A path of a sandbox runs another binary than when it was first seen.
-    #[serde(rename = "binary.changed")]
     BinaryChanged,
     /// Log records were lost before they could be read.
-    #[serde(rename = "monitor.lost")]
     MonitorLost,
+}
+
+impl Kind {
+    /// The name in the line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConnectAllowed => "connect.allowed",
+            Self::ConnectDenied => "connect.denied",
+            Self::RequestAllowed => "request.allowed",
+            Self::RequestDenied => "request.denied",
+            Self::TunnelClosed => "tunnel.closed",
+            Self::BypassDetected => "bypass.detected",
+            Self::FenceViolation => "fence.violation",
+            Self::SandboxStarted => "sandbox.started",
+            Self::SandboxStopped => "sandbox.stopped",
+            Self::PolicyLoaded => "policy.loaded",
+            Self::PolicyRejected => "policy.rejected",
+            Self::BinaryChanged => "binary.changed",
+            Self::MonitorLost => "monitor.lost",
+        }
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// By which way the traffic went.
@@ -71,6 +86,16 @@ pub enum Via {
     Proxy,
     /// Past it.
     Direct,
+}
+
+impl Via {
+    /// The word in the line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// What was done about it.
@@ -87,6 +112,19 @@ pub enum Action {
     Rejected,
     /// Swallowed by the kernel.
     Dropped,
+}
+
+impl Action {
+    /// The word in the line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Audited => "audited",
+            Self::Rejected => "rejected",
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// A process as events show it.
