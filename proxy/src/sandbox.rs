@@ -26,7 +26,7 @@ pub struct Sandbox {
     reporter: Reporter,
     connections: AtomicU32,
     requests: Option<Pace>,
-    bytes: Option<Arc<Pace>>,
+    bytes: Option<Pace>,
 }
 
 impl Sandbox {
@@ -48,7 +48,7 @@ impl Sandbox {
             reporter,
             connections: AtomicU32::new(0),
             requests: Pace::new(limits.requests_per_s.into()),
-            bytes: Pace::new(limits.bytes_per_s).map(Arc::new),
+            bytes: Pace::new(limits.bytes_per_s),
         }
     }
 
@@ -103,14 +103,15 @@ impl Sandbox {
         &self.reporter
     }
 
-    /// Whether it may make one more request at `now` (since whatever zero all workers share).
-    pub fn may_request(&self, now: Duration) -> bool {
-        self.requests.as_ref().is_none_or(|pace| pace.try_take(now))
+    /// Whether it may make one more request at `now` (since whatever zero all workers share), which is only asked for if
+    /// there is a rate.
+    pub fn may_request(&self, now: impl FnOnce() -> Duration) -> bool {
+        self.requests.as_ref().is_none_or(|pace| pace.try_take(now()))
     }
 
     /// The rate its bytes are held to, both directions together.
-    pub fn bytes_pace(&self) -> Option<Arc<Pace>> {
-        self.bytes.clone()
+    pub fn bytes_pace(&self) -> Option<&Pace> {
+        self.bytes.as_ref()
     }
 
     /// Admits one more connection, unless the sandbox has as many as it may.

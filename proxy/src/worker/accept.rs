@@ -1,7 +1,7 @@
 //! Taking connections from a listener, without ever being stopped by a shortage.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) async fn accept(
         Ok(on_ring) => on_ring,
         Err(error) => return tracing::error!(%error, "a listener cannot be served"),
     };
+    // A connection's own address is the listener's, unless that is any.
+    let local = listener.local_addr().ok().filter(|local| !local.ip().is_unspecified());
     let mut stopped = std::pin::pin!(stopped);
     loop {
         let ready = on_ring.readable(false);
@@ -37,7 +39,7 @@ pub(super) async fn accept(
                 return;
             },
         }
-        if let Err(error) = take_some(&core, &behind, &listener) {
+        if let Err(error) = take_some(&core, &behind, &listener, local) {
             if !is_shortage(&error) {
                 tracing::error!(%error, "a listener failed");
                 return;
@@ -48,12 +50,17 @@ pub(super) async fn accept(
     }
 }
 
-fn take_some(core: &Rc<Core>, behind: &Behind, listener: &TcpListener) -> io::Result<()> {
+fn take_some(
+    core: &Rc<Core>,
+    behind: &Behind,
+    listener: &TcpListener,
+    local: Option<SocketAddr>,
+) -> io::Result<()> {
     for _ in 0..ACCEPTS_PER_TURN {
         match try_accept(listener) {
             Ok(Some((fd, peer))) => {
                 let socket = Socket::adopt(fd)?;
-                monoio::spawn(session::run(Rc::clone(core), behind.clone(), socket, peer));
+                monoio::spawn(session::run(Rc::clone(core), behind.clone(), socket, (peer, local)));
             }
             Ok(None) => return Ok(()),
             // The client was gone before it was taken; accept(2) also hands on pending network errors.

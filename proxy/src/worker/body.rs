@@ -88,7 +88,7 @@ impl Body {
 /// The account and the watch of one body.
 pub(super) struct Passage<'a> {
     pub(super) means: &'a Means,
-    pub(super) flow: &'a Flow,
+    pub(super) flow: &'a Flow<'a>,
     pub(super) watch: &'a Watch,
     /// How long nothing may move.
     pub(super) patience: Duration,

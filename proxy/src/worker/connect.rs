@@ -20,8 +20,6 @@ use crate::policy::{self, Ask, Protocol};
 
 /// The answer to a CONNECT that was granted: no field frames a body it does not have (RFC 9110 section 9.3.6).
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
-/// How long a tunnel is silent before TCP asks whether the peer is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 impl Session<Socket> {
     /// Serves a CONNECT. A refused one ends the connection (RFC 9931).
@@ -115,16 +113,15 @@ impl<C: Side> Session<C> {
         &self,
         early: (Buffer, Buffer),
         upstream: &Upstream<impl Side>,
-        flows: (&Flow, &Flow),
+        flows: (&Flow<'_>, &Flow<'_>),
         screen: Option<&Screen<'_>>,
     ) -> io::Result<()> {
         let limits = &self.core.limits;
         let patience = Patience { idle: limits.idle_tunnel, half_closed: limits.half_closed_linger };
         let vigil = Vigil::new(&self.watch, patience);
         self.watch.set_upstream(Some(&upstream.side));
+        self.watch.is_tunnel();
         let (client, origin) = (&self.client, &upstream.side);
-        client.keep_alive(KEEP_ALIVE);
-        origin.keep_alive(KEEP_ALIVE);
         let up = async {
             let early = match screen {
                 Some(screen) => self.screen(screen, early.0).await?,
@@ -150,7 +147,7 @@ impl<C: Side> Session<C> {
         early: Buffer,
         from: &impl Side,
         to: &impl Side,
-        flow: &Flow,
+        flow: &Flow<'_>,
         vigil: &Vigil<'_>,
     ) -> io::Result<()> {
         if !early.is_empty() {
@@ -163,11 +160,11 @@ impl<C: Side> Session<C> {
     }
 
     /// The two accounts of a relay: to the destination and to the client.
-    pub(super) fn flows(&self) -> (Flow, Flow) {
+    pub(super) fn flows(&self) -> (Flow<'_>, Flow<'_>) {
         let measures = self.sandbox.measures();
         (
-            Flow::new(measures.up_copied.clone(), measures.up_spliced.clone(), self.sandbox.bytes_pace()),
-            Flow::new(measures.down_copied.clone(), measures.down_spliced.clone(), self.sandbox.bytes_pace()),
+            Flow::new(&measures.up_copied, &measures.up_spliced, self.sandbox.bytes_pace()),
+            Flow::new(&measures.down_copied, &measures.down_spliced, self.sandbox.bytes_pace()),
         )
     }
 }

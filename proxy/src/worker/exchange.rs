@@ -47,8 +47,8 @@ pub(super) struct Exchange<'s, C: Leg> {
     destination: &'s Destination,
     granted: Granted,
     upstream: Upstream<C::Origin>,
-    up: Flow,
-    down: Flow,
+    up: Flow<'s>,
+    down: Flow<'s>,
     /// Whether its event has been written.
     told: Cell<bool>,
 }
@@ -181,7 +181,7 @@ impl<'s, C: Leg> Exchange<'s, C> {
         Next::Close
     }
 
-    fn passage<'a>(&'a self, flow: &'a Flow, aims: (Aim, Aim)) -> Passage<'a> {
+    fn passage<'a>(&'a self, flow: &'a Flow<'s>, aims: (Aim, Aim)) -> Passage<'a> {
         Passage {
             means: &self.session.core.means,
             flow,

@@ -46,7 +46,7 @@ impl<C: Leg> Session<C> {
                 self.tell_ended(destination);
                 return Next::Close;
             }
-            let received = match self.read_head(&mut reader, &mut inbox).await {
+            let received = match self.read_head(&mut reader, &mut inbox, false).await {
                 Ok(Some(received)) => received,
                 Ok(None) => {
                     if self.watch.cause() == Some(Cause::PolicyChanged) {

@@ -9,11 +9,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{SpliceFFlags, splice};
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 
 use super::buffers::Buffers;
 use super::pipes::{PIPE_OCTETS, Pipe, Pipes};
@@ -60,16 +60,20 @@ impl Means {
 }
 
 /// The account of one direction.
-pub(crate) struct Flow {
+pub(crate) struct Flow<'a> {
     octets: Cell<u64>,
-    copied: metrics::Counter,
-    spliced: metrics::Counter,
-    pace: Option<Arc<Pace>>,
+    copied: &'a metrics::Counter,
+    spliced: &'a metrics::Counter,
+    pace: Option<&'a Pace>,
     owed: Cell<Duration>,
 }
 
-impl Flow {
-    pub(crate) fn new(copied: metrics::Counter, spliced: metrics::Counter, pace: Option<Arc<Pace>>) -> Self {
+impl<'a> Flow<'a> {
+    pub(crate) fn new(
+        copied: &'a metrics::Counter,
+        spliced: &'a metrics::Counter,
+        pace: Option<&'a Pace>,
+    ) -> Self {
         Self { octets: Cell::new(0), copied, spliced, pace, owed: Cell::new(Duration::ZERO) }
     }
 
@@ -85,7 +89,11 @@ impl Flow {
         }
     }
 
-    fn add(&self, count: usize) {
+    fn add(&self, counter: &metrics::Counter, count: usize) {
+        if count == 0 {
+            return;
+        }
+        counter.increment(count as u64);
         self.octets.set(self.octets.get().saturating_add(count as u64));
         if let Some(pace) = &self.pace {
             self.owed.set(pace.take(count as u64, since_start()));
@@ -99,13 +107,11 @@ impl Flow {
 
     /// Counts octets that went through this process' memory.
     pub(crate) fn add_copied(&self, count: usize) {
-        self.add(count);
-        self.copied.increment(count as u64);
+        self.add(self.copied, count);
     }
 
     fn add_spliced(&self, count: usize) {
-        self.add(count);
-        self.spliced.increment(count as u64);
+        self.add(self.spliced, count);
     }
 }
 
@@ -160,7 +166,7 @@ pub(crate) async fn pump(
     means: &Means,
     from: &impl Side,
     to: &impl Side,
-    flow: &Flow,
+    flow: &Flow<'_>,
     vigil: &Vigil<'_>,
 ) -> io::Result<()> {
     let mut gear = Gear::Copy;
@@ -193,7 +199,7 @@ async fn copy_turn(
     means: &Means,
     from: &impl Side,
     to: &impl Side,
-    (flow, vigil): (&Flow, &Vigil<'_>),
+    (flow, vigil): (&Flow<'_>, &Vigil<'_>),
     gear: &mut Gear,
 ) -> io::Result<bool> {
     let left = {
@@ -222,7 +228,7 @@ async fn splice_turn(
     pipe: Pipe,
     source: BorrowedFd<'_>,
     (to, sink): (&impl Side, BorrowedFd<'_>),
-    (flow, vigil): (&Flow, &Vigil<'_>),
+    (flow, vigil): (&Flow<'_>, &Vigil<'_>),
     mut trickles: u8,
     gear: &mut Gear,
 ) -> io::Result<bool> {
@@ -251,12 +257,12 @@ async fn splice_turn(
 
 /// One non-blocking splice: `None` when it would have to wait.
 fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<Option<usize>> {
-    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     loop {
         match splice(from, None, to, None, most, flags) {
             Ok(count) => return Ok(Some(count)),
-            Err(Errno::EAGAIN) => return Ok(None),
-            Err(Errno::EINTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -116,7 +116,7 @@ impl<C> Session<C> {
         destination: &Destination,
         upstream: &Upstream<impl Side>,
         granted: &Granted,
-        (up, down): (&Flow, &Flow),
+        (up, down): (&Flow<'_>, &Flow<'_>),
         began: Instant,
         failure: Option<&io::Error>,
     ) {
@@ -170,6 +170,8 @@ impl<C> Session<C> {
             (Some(destination), Some(host)) => self.event(kind, destination, host),
             _ => self.event_of_client(kind),
         };
+        let policy = refusal.reject.blame() == Blame::Policy;
+        let trail = self.caller.as_ref().filter(|_| policy).and_then(super::who::Caller::trail);
         let misses = refusal.deny.as_ref().map(|deny| deny.near_misses().collect::<Vec<_>>().join("; "));
         event.action = Some(Action::Denied);
         event.reason = Some(reason);
@@ -183,9 +185,7 @@ impl<C> Session<C> {
             .map(|endpoint| &*endpoint.rule.name);
         event.detail = refusal.detail.as_deref().or(misses.as_deref()).filter(|text| !text.is_empty());
         event.hint = hint;
-        if refusal.reject.blame() == Blame::Policy {
-            event.identity_trail = self.caller.as_ref().and_then(super::who::Caller::trail);
-        }
+        event.identity_trail = trail.as_deref();
         self.sandbox.reporter().report(&event, Urgency::Now);
     }
 

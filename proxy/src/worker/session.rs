@@ -87,7 +87,14 @@ pub(super) struct Received {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: SocketAddr) {
+///
+/// `local` is its own address, where that is known without asking.
+pub(super) async fn run(
+    core: Rc<Core>,
+    behind: Behind,
+    client: Socket,
+    (peer, local): (SocketAddr, Option<SocketAddr>),
+) {
     let sandbox = match &behind {
         Behind::Sandbox(sandbox) => Some(Arc::clone(sandbox)),
         Behind::Sources(sources) => sources.find(peer.ip()),
@@ -100,7 +107,7 @@ pub(super) async fn run(core: Rc<Core>, behind: Behind, client: Socket, peer: So
         sandbox.measures().denied(Counted::Connection, Reject::TooManyConnections.label());
         return turn_away(&core, &client, Reject::TooManyConnections).await;
     };
-    let Ok(local) = client.local() else { return };
+    let Some(local) = local.or_else(|| client.local().ok()) else { return };
     let watch = core.watchdog.watch(&client, Arc::as_ptr(&sandbox), core.limits.lifetime);
     let sandbox = Arc::clone(admitted.sandbox());
     let mut session = Session { core, sandbox, client, peer, local, watch, caller: None, destination: None };
@@ -111,8 +118,10 @@ impl Session<Socket> {
     async fn serve(&mut self) {
         let mut reader = RequestReader::new(self.core.head_limits());
         let mut inbox: Option<Buffer> = None;
+        // Whoever connects asks at once: most often the request is there before the connection is taken.
+        let mut at_once = true;
         let next = loop {
-            let received = match self.read_head(&mut reader, &mut inbox).await {
+            let received = match self.read_head(&mut reader, &mut inbox, std::mem::take(&mut at_once)).await {
                 Ok(Some(received)) => received,
                 Ok(None) => break Next::Close,
                 Err(refusal) => break self.refuse_request(None, None, refusal).await,
@@ -152,11 +161,13 @@ impl Session<Socket> {
 }
 
 impl<C: Side> Session<C> {
-    /// The next head; `None` when the client has nothing more to ask. An idle connection holds no buffer.
+    /// The next head; `None` when the client has nothing more to ask. An idle connection holds no buffer. `at_once`: it is
+    /// read before it is waited for.
     pub(super) async fn read_head(
         &self,
         reader: &mut RequestReader,
         inbox: &mut Option<Buffer>,
+        mut at_once: bool,
     ) -> Result<Option<Received>, Refusal> {
         let mut started = false;
         loop {
@@ -173,7 +184,7 @@ impl<C: Side> Session<C> {
             } else {
                 self.watch.arm(self.core.limits.idle_keepalive, Aim::Both);
             }
-            if self.client.readable().await.is_err() {
+            if !std::mem::take(&mut at_once) && self.client.readable().await.is_err() {
                 return Ok(None);
             }
             let read = {
@@ -199,7 +210,7 @@ impl<C: Side> Session<C> {
 
     /// Counts one request against the sandbox' rate.
     pub(super) fn within_rate(&self) -> Result<(), Refusal> {
-        if self.sandbox.may_request(since_start()) { Ok(()) } else { Err(Reject::TooManyRequests.into()) }
+        if self.sandbox.may_request(since_start) { Ok(()) } else { Err(Reject::TooManyRequests.into()) }
     }
 
     /// Who asks, as the policy wants to know it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use monoio::net::TcpStream;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 /// One side of a session: a byte stream driven by readiness. TLS is one more side, not a second engine (decision 11).
@@ -31,8 +31,6 @@ pub(crate) trait Side: AsRawFd {
     fn has_news(&self) -> bool;
     /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
     fn reset_on_close(&self);
-    /// Notices a peer that vanished behind an idle connection.
-    fn keep_alive(&self, idle: Duration);
 
     /// Writes everything.
     async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
@@ -97,10 +95,10 @@ impl Side for Socket {
 
     fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            match recv(self.fd, into, MsgFlags::MSG_DONTWAIT) {
-                Ok(count) => return Ok(Some(count)),
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR) => {}
+            match recv(self, &mut *into, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => return Ok(Some(count)),
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -108,10 +106,10 @@ impl Side for Socket {
 
     fn try_write(&self, from: &[u8]) -> io::Result<Option<usize>> {
         loop {
-            match send(self.fd, from, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            match send(self, from, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => return Ok(Some(count)),
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -127,12 +125,7 @@ impl Side for Socket {
 
     fn has_news(&self) -> bool {
         let mut one = [0; 1];
-        !matches!(recv(self.fd, &mut one, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN))
-    }
-
-    fn keep_alive(&self, idle: Duration) {
-        let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4);
-        let _ = SockRef::from(self).set_tcp_keepalive(&keepalive);
+        !matches!(recv(self, &mut one, RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(rustix::io::Errno::AGAIN))
     }
 
     fn reset_on_close(&self) {
@@ -152,6 +145,15 @@ impl AsFd for Socket {
         // SAFETY: `stream` owns the descriptor and lives as long as the borrow.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
+}
+
+/// Has TCP ask a silent peer whether it is still there, after `idle`.
+#[allow(unsafe_code)]
+pub(crate) fn keep_alive(fd: RawFd, idle: Duration) {
+    // SAFETY: borrowed for these calls only; on a descriptor that is closed or is no socket they fail, which is no harm.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let keepalive = socket2::TcpKeepalive::new().with_time(idle).with_interval(idle / 4);
+    let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
 }
 
 /// Accepts one connection without waiting: `None` when there is none. One call makes it non-blocking and tells the peer.

@@ -3,7 +3,7 @@
 //! A connection serves the sandbox it was dialled for and no other: what one tenant's requests left in an origin's
 //! connection is never another's. It is tried before use, since the origin may have closed it meanwhile.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,12 +33,14 @@ struct Idle<O> {
 /// The idle connections of one worker, of one kind: what is inside TLS is no plaintext connection.
 pub(crate) struct Upstreams<O> {
     limits: Arc<Limits>,
+    /// Of the last sweep: near enough for a time-out, and costs nothing.
+    clock: Cell<Instant>,
     idle: RefCell<HashMap<Destination, Vec<Idle<O>>>>,
 }
 
 impl<O: Side> Upstreams<O> {
     pub(crate) fn new(limits: Arc<Limits>) -> Self {
-        Self { limits, idle: RefCell::default() }
+        Self { limits, clock: Cell::new(Instant::now()), idle: RefCell::default() }
     }
 
     /// A connection to `destination` that was dialled for `sandbox` and is still good; the one used last.
@@ -63,7 +65,7 @@ impl<O: Side> Upstreams<O> {
         if total >= ALL_MAX {
             return;
         }
-        let entry = Idle { upstream, sandbox: Arc::as_ptr(sandbox), since: Instant::now() };
+        let entry = Idle { upstream, sandbox: Arc::as_ptr(sandbox), since: self.clock.get() };
         match idle.get_mut(destination) {
             Some(kept) if kept.len() >= PER_DESTINATION_MAX => {}
             Some(kept) => kept.push(entry),
@@ -74,8 +76,10 @@ impl<O: Side> Upstreams<O> {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self) {
         let limit = self.limits.idle_keepalive;
+        let now = Instant::now();
+        self.clock.set(now);
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| idle.since.elapsed() < limit);
+            kept.retain(|idle| now.duration_since(idle.since) < limit);
             !kept.is_empty()
         });
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::live::Standing;
-use super::socket::poll_now;
+use super::socket::{keep_alive, poll_now};
 
 /// How often the sweep looks at most and at least: so late may a time-out be noticed, twice over. In between, often
 /// enough for the shortest time-out that is configured.
@@ -22,6 +22,8 @@ const SWEEPS_PER_TIMEOUT: u32 = 4;
 
 /// How long a connection that was told to end may take to say so to its client.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a tunnel is silent before TCP asks whether the peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Why a connection was ended from outside its own flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub(crate) struct Watch {
     unread: Cell<u8>,
     client: RawFd,
     upstream: Cell<Option<RawFd>>,
+    /// TCP is to keep both sides alive, from the next sweep on.
+    keep_alive: Cell<bool>,
     cause: Cell<Option<Cause>>,
     clock: Rc<Cell<u64>>,
     /// How far behind the clock may be: what is armed between two sweeps must not expire early.
@@ -121,6 +125,7 @@ impl Watchdog {
             unread: Cell::new(0),
             client: client.as_raw_fd(),
             upstream: Cell::new(None),
+            keep_alive: Cell::new(false),
             cause: Cell::new(None),
             clock: Rc::clone(&self.clock),
             late: millis(self.every),
@@ -146,6 +151,7 @@ impl Watchdog {
         self.look();
         self.watches.borrow_mut().retain(|weak| {
             let Some(watch) = weak.upgrade() else { return false };
+            watch.keep_alive();
             if now >= watch.end.get() {
                 watch.aim.set(Aim::Both);
                 watch.stop(watch.cause.get().unwrap_or(Cause::TooOld));
@@ -234,6 +240,19 @@ impl Watch {
     /// Names the upstream socket, or says that there is none any more (before it is closed or pooled).
     pub(crate) fn set_upstream(&self, upstream: Option<&dyn AsRawFd>) {
         self.upstream.set(upstream.map(AsRawFd::as_raw_fd));
+    }
+
+    /// The connection is a tunnel now, which may be silent for long: TCP notices peers that vanish. The calls for it are
+    /// left to the sweep, so that tunnels which end sooner do not pay for them.
+    pub(crate) fn is_tunnel(&self) {
+        self.keep_alive.set(true);
+    }
+
+    fn keep_alive(&self) {
+        if let Some(upstream) = self.upstream.get().filter(|_| self.keep_alive.take()) {
+            keep_alive(self.client, KEEP_ALIVE);
+            keep_alive(upstream, KEEP_ALIVE);
+        }
     }
 
     /// Why the connection was ended, if it was.

@@ -1,7 +1,10 @@
 //! Who is behind a connection: asked once per connection, in place when that takes microseconds, otherwise by waiting
 //! for the scanner.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,14 +26,70 @@ pub(super) struct Facts {
     hashed: bool,
 }
 
+/// Processes kept in words per worker.
+const NAMED_MAX: usize = 32;
+
 /// A caller as policy and events need it.
 pub(super) struct Caller {
     facts: Facts,
-    set: Option<BinarySet>,
-    exe: Option<String>,
-    ancestors: Vec<String>,
-    trail: String,
+    named: Option<Rc<Named>>,
+    set: Option<Rc<BinarySet>>,
     sha256: Option<String>,
+}
+
+/// A process in the words of events, and what it was classified as last: most connections come from the process that
+/// made the one before.
+struct Named {
+    process: Arc<Process>,
+    exe: String,
+    ancestors: Vec<String>,
+    set: RefCell<Option<(Option<Digest>, Rc<BinarySet>)>>,
+}
+
+/// The processes that connected last; the latest first.
+#[derive(Default)]
+pub(crate) struct Callers(RefCell<VecDeque<Rc<Named>>>);
+
+impl Callers {
+    fn named(&self, process: &Arc<Process>) -> Rc<Named> {
+        let mut known = self.0.borrow_mut();
+        let same = |named: &Rc<Named>| Arc::ptr_eq(&named.process, process);
+        let named = match known.iter().position(same) {
+            Some(0) => return Rc::clone(&known[0]),
+            Some(at) => known.remove(at),
+            None => None,
+        };
+        let named = named.unwrap_or_else(|| Rc::new(Named::new(process)));
+        known.push_front(Rc::clone(&named));
+        known.truncate(NAMED_MAX);
+        named
+    }
+}
+
+impl Named {
+    fn new(process: &Arc<Process>) -> Self {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        Self {
+            exe: text(&process.exe),
+            ancestors: process.ancestors.iter().map(|path| text(path)).collect(),
+            process: Arc::clone(process),
+            set: RefCell::new(None),
+        }
+    }
+
+    /// What the policy makes of it.
+    fn classified(&self, policy: &Policy, digest: Option<Digest>) -> Option<Rc<BinarySet>> {
+        let mut last = self.set.borrow_mut();
+        if let Some((with, set)) = &*last
+            && *with == digest
+            && policy.understands(set)
+        {
+            return Some(Rc::clone(set));
+        }
+        let set = Rc::new(classify(policy, &self.process, digest.as_ref())?);
+        *last = Some((digest, Rc::clone(&set)));
+        Some(set)
+    }
 }
 
 impl<C> Session<C> {
@@ -45,7 +104,7 @@ impl<C> Session<C> {
             let Some(resolver) = self.sandbox.resolver().cloned() else { return };
             let query = Query { protocol: Protocol::Tcp, client: self.peer, proxy: self.local, need };
             let Some(identity) = self.core.ask_who(&resolver, &query).await else { return };
-            Caller::new(Facts { identity, query, digest: None, hashed: false })
+            Caller::new(Facts { identity, query, digest: None, hashed: false }, &self.core.callers)
         };
         if self.core.hash(&mut caller.facts, self.sandbox.shared_name(), policy).await {
             caller.sha256 = caller.facts.digest.map(|digest| digest.to_string());
@@ -156,20 +215,9 @@ impl Core {
 }
 
 impl Caller {
-    fn new(facts: Facts) -> Self {
-        let identity = &facts.identity;
-        let process = identity.process.as_deref();
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        Self {
-            exe: process.map(|process| text(&process.exe)),
-            ancestors: process
-                .map(|process| process.ancestors.iter().map(|path| text(path)).collect())
-                .unwrap_or_default(),
-            trail: identity.trail.to_string(),
-            set: None,
-            sha256: None,
-            facts,
-        }
+    fn new(facts: Facts, callers: &Callers) -> Self {
+        let named = facts.identity.process.as_ref().map(|process| callers.named(process));
+        Self { named, set: None, sha256: None, facts }
     }
 
     /// Sees to it that the set fits the policy in force.
@@ -177,7 +225,8 @@ impl Caller {
         if self.set.as_ref().is_some_and(|set| policy.understands(set)) {
             return;
         }
-        self.set = self.facts.classify(policy);
+        let proven = self.named.as_ref().filter(|_| !self.facts.identity.ambiguous);
+        self.set = proven.and_then(|named| named.classified(policy, self.facts.digest));
     }
 
     /// As the policy asks.
@@ -191,19 +240,20 @@ impl Caller {
 
     /// As events show it.
     pub(super) fn view(&self) -> Option<ProcessView<'_>> {
-        let process = self.facts.identity.process.as_deref()?;
+        let named = self.named.as_deref()?;
+        let process = &named.process;
         Some(ProcessView {
             pid: process.pid,
-            exe: self.exe.as_deref(),
+            exe: Some(&named.exe),
             sha256: self.sha256.as_deref(),
             comm: Some(&process.comm),
-            ancestors: &self.ancestors,
+            ancestors: &named.ancestors,
         })
     }
 
     /// The program's path.
     pub(super) fn exe(&self) -> Option<&str> {
-        self.exe.as_deref()
+        self.named.as_ref().map(|named| named.exe.as_str())
     }
 
     /// The user.
@@ -217,8 +267,10 @@ impl Caller {
     }
 
     /// What every source said, where the first one did not know.
-    pub(super) fn trail(&self) -> Option<&str> {
-        (self.facts.identity.source != Source::Witness).then_some(&self.trail)
+    /// What every source said, where the first one did not know.
+    pub(super) fn trail(&self) -> Option<String> {
+        let identity = &self.facts.identity;
+        (identity.source != Source::Witness).then(|| identity.trail.to_string())
     }
 }
 
