@@ -1,11 +1,15 @@
 //! Moving one message body from one side to the other, checked as it passes.
+//!
+//! What is long and of known length has nothing to check: it is spliced, like the bulk of a tunnel.
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use super::buffers::Buffer;
-use super::relay::{Flow, Means};
+use super::pipes::{PIPE_OCTETS, Pipe};
+use super::relay::{BULK_OCTETS, Flow, Means, SPLICES_PER_TURN, move_some};
 use super::socket::Side;
 use super::watchdog::{Aim, Watch};
 use crate::http::chunked::{ChunkedBody, Keep, Passed, Then};
@@ -44,6 +48,26 @@ impl Body {
             Framing::Length(octets) => Self::Length(octets),
             Framing::Chunked => Self::Chunked(ChunkedBody::new(keep, nominated())),
             Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// How much of it may be spliced in one go: of a length that is long, and needs no looking at.
+    pub(super) fn bulk(&self) -> Option<usize> {
+        match self {
+            Self::Length(left) if *left >= BULK_OCTETS as u64 => {
+                Some(usize::try_from(*left).unwrap_or(usize::MAX).min(PIPE_OCTETS))
+            }
+            _ => None,
+        }
+    }
+
+    /// So much of a body of known length has been moved.
+    fn moved(&mut self, octets: usize) {
+        if let Self::Length(left) = self {
+            *left = left.saturating_sub(octets as u64);
+            if *left == 0 {
+                *self = Self::Ended;
+            }
         }
     }
 
@@ -96,6 +120,8 @@ pub(super) struct Passage<'a> {
     pub(super) aims: (Aim, Aim),
     /// What the first wait for the sender is bounded by, if by something else.
     pub(super) first_wait: Cell<Option<(Duration, Aim)>>,
+    /// The head was written ahead ([`Side::try_write_ahead`]): most often the body is there too, and is not waited for.
+    pub(super) ahead: Cell<bool>,
 }
 
 impl Passage<'_> {
@@ -108,15 +134,29 @@ impl Passage<'_> {
         inbox: &mut Buffer,
         body: &mut Body,
     ) -> Result<(), BodyError> {
+        let mut ahead = self.ahead.take();
         while !body.has_ended() {
-            let (within, aim) = self.first_wait.take().unwrap_or((self.patience, self.aims.0));
-            self.watch.arm(within, aim);
-            from.readable().await.map_err(|_| BodyError::Cut)?;
-            let mut left = None;
-            let then = self.carry_some(from, to, inbox, body, &mut left)?;
-            if let Some(left) = left {
-                self.watch.arm(self.patience, self.aims.1);
-                self.watch.unread(to.write_all(&left)).await.map_err(|_| BodyError::Unwanted)?;
+            if !ahead {
+                let (within, aim) = self.first_wait.take().unwrap_or((self.patience, self.aims.0));
+                self.watch.arm(within, aim);
+                from.readable().await.map_err(|_| BodyError::Cut)?;
+            }
+            let before = self.flow.octets();
+            let spliced = body.bulk().and_then(|_| Some((from.raw()?, to.raw()?, self.means.pipes.take()?)));
+            let then = if let Some((source, sink, pipe)) = spliced {
+                self.splice_some(pipe, source, (to, sink), body).await?;
+                Then::More
+            } else {
+                let mut left = None;
+                let then = self.carry_some(from, to, inbox, body, &mut left)?;
+                if let Some(left) = left {
+                    self.watch.arm(self.patience, self.aims.1);
+                    self.watch.unread(to.write_all(&left)).await.map_err(|_| BodyError::Unwanted)?;
+                }
+                then
+            };
+            if std::mem::take(&mut ahead) && self.flow.octets() == before {
+                to.push();
             }
             self.flow.keep_pace(self.watch).await;
             match then {
@@ -124,6 +164,42 @@ impl Passage<'_> {
                 Then::More | Then::End => {}
             }
         }
+        Ok(())
+    }
+
+    /// A few splices, until the source has nothing more.
+    async fn splice_some(
+        &self,
+        pipe: Pipe,
+        source: BorrowedFd<'_>,
+        (to, sink): (&impl Side, BorrowedFd<'_>),
+        body: &mut Body,
+    ) -> Result<(), BodyError> {
+        for _ in 0..SPLICES_PER_TURN {
+            let Some(most) = body.bulk() else { break };
+            let taken = move_some(source, pipe.write.as_fd(), most).map_err(|_| BodyError::Cut)?;
+            let Some(taken) = taken else { break };
+            if taken == 0 {
+                return Err(BodyError::Cut);
+            }
+            let mut left = taken;
+            while left > 0 {
+                match move_some(pipe.read.as_fd(), sink, left).map_err(|_| BodyError::Unwanted)? {
+                    Some(0) => return Err(BodyError::Unwanted),
+                    Some(count) => left = left.saturating_sub(count),
+                    None => {
+                        self.watch.arm(self.patience, self.aims.1);
+                        self.watch.unread(to.writable()).await.map_err(|_| BodyError::Unwanted)?;
+                    }
+                }
+            }
+            self.flow.add_spliced(taken);
+            body.moved(taken);
+            if taken < BULK_OCTETS {
+                break;
+            }
+        }
+        pipe.put_back();
         Ok(())
     }
 

@@ -30,7 +30,7 @@ impl Core {
         let dialled = race(&addresses, |address| self.attempt(address), monoio::time::sleep).await;
         self.measures.upstream_dialled.increment(1);
         let (side, address) = dialled.map_err(|error| Refusal::dial(&error))?;
-        Ok(Upstream { side, address })
+        Ok(Upstream::new(side, address))
     }
 
     /// A connection kept from an earlier request that this permit could have made. It was dialled under another one,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::body::{Body, BodyError, Passage, discard};
 use super::buffers::Buffer;
 use super::refusal::{Refusal, now};
-use super::relay::Flow;
+use super::relay::{BULK_OCTETS, Flow, SCRATCH_OCTETS};
 use super::report::Granted;
 use super::session::{Leg, Next, Received, Session};
 use super::socket::Side;
@@ -21,6 +21,9 @@ use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
 use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
+
+/// Octets that are read of a long response with its head; the rest of it can be spliced.
+const HEAD_OCTETS: usize = 4 << 10;
 
 /// Why an exchange broke off.
 pub(super) enum Broken {
@@ -189,6 +192,7 @@ impl<'s, C: Leg> Exchange<'s, C> {
             patience: self.session.core.limits.idle_tunnel,
             aims,
             first_wait: Cell::new(None),
+            ahead: Cell::new(false),
         }
     }
 
@@ -285,7 +289,9 @@ impl<C: Leg> Answer<'_, '_, C> {
                 return Err(self.exchange.unanswered(Some(error), self.heard));
             }
             let mut scratch = session.core.means.scratch.borrow_mut();
-            match upstream.side.try_read(&mut scratch) {
+            let most = if upstream.bulky.get() { HEAD_OCTETS } else { SCRATCH_OCTETS };
+            let most = most.min(scratch.len());
+            match upstream.side.try_read(scratch.get_mut(..most).unwrap_or_default()) {
                 Ok(Some(0)) => return Err(self.exchange.unanswered(None, self.heard)),
                 Ok(Some(count)) => {
                     self.heard = true;
@@ -329,10 +335,13 @@ impl<C: Leg> Answer<'_, '_, C> {
         }
         early?;
         let (origin, client) = (&exchange.upstream.side, &exchange.session.client);
-        let carried = exchange
-            .passage(&exchange.down, (Aim::Both, Aim::Both))
-            .carry(origin, client, &mut self.inbox, &mut body)
-            .await;
+        exchange
+            .upstream
+            .bulky
+            .set(matches!(framing, Framing::Length(octets) if octets >= BULK_OCTETS as u64));
+        let passage = exchange.passage(&exchange.down, (Aim::Both, Aim::Both));
+        passage.ahead.set(body.bulk().is_some());
+        let carried = passage.carry(origin, client, &mut self.inbox, &mut body).await;
         if carried.is_err() {
             // A client that waits for the end by our close must not take a cut answer for a whole one.
             client.reset_on_close();
@@ -355,12 +364,19 @@ impl<C: Leg> Answer<'_, '_, C> {
         let how = Downstream { framing, close, via: Some(&core.pseudonym), date: now() };
         rewrite::response(&mut out, response, &self.inbox, &how);
         let mut early = Ok(0);
+        let mut bulk = false;
         if let Some(body) = body {
             discard(&mut self.inbox, 0..response.len);
             early = body.take_buffered(&mut self.inbox, &mut out);
+            bulk = body.bulk().is_some();
         }
         let client = &self.exchange.session.client;
-        client.write_all(&out).await.map_err(|_| Broken::Late)?;
+        let mut rest = out.as_slice();
+        if bulk {
+            let written = client.try_write_ahead(rest).map_err(|_| Broken::Late)?.unwrap_or(0);
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        client.write_all(rest).await.map_err(|_| Broken::Late)?;
         early.map_err(|_| {
             client.reset_on_close();
             Broken::Late

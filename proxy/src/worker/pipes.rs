@@ -18,8 +18,11 @@ pub(crate) struct Pipe {
     pub(crate) read: OwnedFd,
     /// Where splice puts to.
     pub(crate) write: OwnedFd,
-    pool: Rc<Pool>,
+    place: Place,
 }
+
+/// One of the pipes that may be in use at a time; given up when dropped.
+struct Place(Rc<Pool>);
 
 struct Pool {
     idle: RefCell<Vec<(OwnedFd, OwnedFd)>>,
@@ -57,7 +60,7 @@ impl Pipes {
         };
         pool.in_use.set(pool.in_use.get() + 1);
         pool.gauge.increment(1.0);
-        Some(Pipe { read, write, pool: Rc::clone(pool) })
+        Some(Pipe { read, write, place: Place(Rc::clone(pool)) })
     }
 }
 
@@ -71,13 +74,31 @@ fn open() -> Option<(OwnedFd, OwnedFd)> {
 impl Pipe {
     /// Gives an empty pipe back. Dropping one instead closes it, whatever it holds.
     pub(crate) fn put_back(self) {
-        let Self { read, write, pool } = self;
-        leave(&pool);
-        pool.idle.borrow_mut().push((read, write));
+        let Self { read, write, place } = self;
+        place.0.idle.borrow_mut().push((read, write));
     }
 }
 
-fn leave(pool: &Pool) {
-    pool.in_use.set(pool.in_use.get().saturating_sub(1));
-    pool.gauge.decrement(1.0);
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_use.set(self.0.in_use.get().saturating_sub(1));
+        self.0.gauge.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_is_dropped_makes_room_for_another() {
+        let pipes = Pipes::new(1);
+        for _ in 0..3 {
+            let pipe = pipes.take().unwrap();
+            assert!(pipes.take().is_none(), "one is in use");
+            drop(pipe);
+        }
+        pipes.take().unwrap().put_back();
+        assert!(pipes.take().is_some());
+    }
 }

@@ -24,12 +24,12 @@ use crate::pace::Pace;
 /// Octets one read into the shared scratch may take.
 pub(crate) const SCRATCH_OCTETS: usize = 64 << 10;
 /// A read this large means bulk (docs/decisions/0002).
-const BULK_OCTETS: usize = 32 << 10;
+pub(super) const BULK_OCTETS: usize = 32 << 10;
 /// A splice this small, [`TRICKLES_MAX`] times in a row, means that the bulk is over.
 const TRICKLE_OCTETS: usize = 4 << 10;
 const TRICKLES_MAX: u8 = 8;
 /// Splices before the others get their turn: 1 MiB at most.
-const SPLICES_PER_TURN: usize = 4;
+pub(super) const SPLICES_PER_TURN: usize = 4;
 
 /// How long a wait for the rate lasts before it is seen that the connection must end.
 const PACE_PART: Duration = Duration::from_millis(250);
@@ -110,7 +110,8 @@ impl<'a> Flow<'a> {
         self.add(self.copied, count);
     }
 
-    fn add_spliced(&self, count: usize) {
+    /// Counts octets that never entered this process.
+    pub(super) fn add_spliced(&self, count: usize) {
         self.add(self.spliced, count);
     }
 }
@@ -256,7 +257,7 @@ async fn splice_turn(
 }
 
 /// One non-blocking splice: `None` when it would have to wait.
-fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<Option<usize>> {
+pub(super) fn move_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<Option<usize>> {
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     loop {
         match splice(from, None, to, None, most, flags) {

@@ -32,6 +32,13 @@ pub(crate) trait Side: AsRawFd {
     /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
     fn reset_on_close(&self);
 
+    /// The same, on the promise that more follows at once: it may be held back until then, or until [`Side::push`].
+    fn try_write_ahead(&self, from: &[u8]) -> io::Result<Option<usize>> {
+        self.try_write(from)
+    }
+    /// Lets go of what was held back.
+    fn push(&self) {}
+
     /// Writes everything.
     async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
         while !from.is_empty() {
@@ -78,6 +85,17 @@ impl Socket {
         Ok(socket)
     }
 
+    fn send(&self, from: &[u8], flags: SendFlags) -> io::Result<Option<usize>> {
+        loop {
+            match send(self, from, flags | SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => return Ok(Some(count)),
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// This side's own address.
     pub(crate) fn local(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
@@ -105,14 +123,16 @@ impl Side for Socket {
     }
 
     fn try_write(&self, from: &[u8]) -> io::Result<Option<usize>> {
-        loop {
-            match send(self, from, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => return Ok(Some(count)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.send(from, SendFlags::empty())
+    }
+
+    fn try_write_ahead(&self, from: &[u8]) -> io::Result<Option<usize>> {
+        self.send(from, SendFlags::MORE)
+    }
+
+    fn push(&self) {
+        // Setting it anew sends what waits (tcp(7)).
+        let _ = SockRef::from(self).set_tcp_nodelay(true);
     }
 
     fn shutdown_write(&self) -> io::Result<()> {

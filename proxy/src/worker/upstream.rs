@@ -22,6 +22,14 @@ const ALL_MAX: usize = 1024;
 pub(super) struct Upstream<O> {
     pub(super) side: O,
     pub(super) address: SocketAddr,
+    /// Its last response was long: of the next one no more is read into memory than a head takes.
+    pub(super) bulky: Cell<bool>,
+}
+
+impl<O> Upstream<O> {
+    pub(super) fn new(side: O, address: SocketAddr) -> Self {
+        Self { side, address, bulky: Cell::new(false) }
+    }
 }
 
 struct Idle<O> {
@@ -36,11 +44,13 @@ pub(crate) struct Upstreams<O> {
     /// Of the last sweep: near enough for a time-out, and costs nothing.
     clock: Cell<Instant>,
     idle: RefCell<HashMap<Destination, Vec<Idle<O>>>>,
+    /// How many that are.
+    count: Cell<usize>,
 }
 
 impl<O: Side> Upstreams<O> {
     pub(crate) fn new(limits: Arc<Limits>) -> Self {
-        Self { limits, clock: Cell::new(Instant::now()), idle: RefCell::default() }
+        Self { limits, clock: Cell::new(Instant::now()), idle: RefCell::default(), count: Cell::new(0) }
     }
 
     /// A connection to `destination` that was dialled for `sandbox` and is still good; the one used last.
@@ -50,6 +60,7 @@ impl<O: Side> Upstreams<O> {
         let kept = idle.get_mut(destination)?;
         while let Some(index) = kept.iter().rposition(|idle| idle.sandbox == owner) {
             let Idle { upstream, .. } = kept.remove(index);
+            self.count.set(self.count.get().saturating_sub(1));
             // Closed meanwhile, or bytes nobody asked for.
             if !upstream.side.has_news() {
                 return Some(upstream);
@@ -60,17 +71,17 @@ impl<O: Side> Upstreams<O> {
 
     /// Keeps a connection whose last response has been read to its end.
     pub(super) fn keep(&self, sandbox: &Arc<Sandbox>, destination: &Destination, upstream: Upstream<O>) {
-        let mut idle = self.idle.borrow_mut();
-        let total: usize = idle.values().map(Vec::len).sum();
-        if total >= ALL_MAX {
+        if self.count.get() >= ALL_MAX {
             return;
         }
+        let mut idle = self.idle.borrow_mut();
         let entry = Idle { upstream, sandbox: Arc::as_ptr(sandbox), since: self.clock.get() };
         match idle.get_mut(destination) {
-            Some(kept) if kept.len() >= PER_DESTINATION_MAX => {}
+            Some(kept) if kept.len() >= PER_DESTINATION_MAX => return,
             Some(kept) => kept.push(entry),
             None => drop(idle.insert(destination.clone(), vec![entry])),
         }
+        self.count.set(self.count.get() + 1);
     }
 
     /// Closes what has been idle for too long.
@@ -78,27 +89,28 @@ impl<O: Side> Upstreams<O> {
         let limit = self.limits.idle_keepalive;
         let now = Instant::now();
         self.clock.set(now);
-        self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| now.duration_since(idle.since) < limit);
-            !kept.is_empty()
-        });
+        self.close_unless(|_, idle| now.duration_since(idle.since) < limit);
     }
 
     /// Closes what `stays` does not want kept: it is asked with the sandbox' address, the destination, and where that was
     /// dialled.
     pub(crate) fn retain(&self, stays: impl Fn(*const Sandbox, &Destination, SocketAddr) -> bool) {
-        self.idle.borrow_mut().retain(|destination, kept| {
-            kept.retain(|idle| stays(idle.sandbox, destination, idle.upstream.address));
-            !kept.is_empty()
-        });
+        self.close_unless(|destination, idle| stays(idle.sandbox, destination, idle.upstream.address));
     }
 
     /// Closes what was dialled for `sandbox`.
     pub(crate) fn forget(&self, sandbox: &Arc<Sandbox>) {
         let owner = Arc::as_ptr(sandbox);
-        self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| idle.sandbox != owner);
+        self.close_unless(|_, idle| idle.sandbox != owner);
+    }
+
+    fn close_unless(&self, stays: impl Fn(&Destination, &Idle<O>) -> bool) {
+        let mut count = 0;
+        self.idle.borrow_mut().retain(|destination, kept| {
+            kept.retain(|idle| stays(destination, idle));
+            count += kept.len();
             !kept.is_empty()
         });
+        self.count.set(count);
     }
 }
