@@ -337,6 +337,22 @@ fn bulk_both_ways_arrives_octet_for_octet() {
     assert_eq!(event["reason"], "eof");
 }
 
+#[test]
+fn ipv6_literals_are_dialled_and_named_in_brackets() {
+    let origin = Origin::at("::1".parse().unwrap());
+    let mut client = Proxy::shared().tunnel(origin.address());
+    assert!(origin.address().to_string().starts_with("[::1]:"));
+    let mut upstream = origin.accept();
+    client.send("x");
+    upstream.hears("x");
+    let at = origin.address();
+    let mut client = Proxy::shared().ask(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n"));
+    let mut upstream = origin.accept();
+    assert_eq!(upstream.head().field("host"), Some(at.to_string().as_str()));
+    upstream.send(OK);
+    assert_eq!(client.message().1, "ok");
+}
+
 /// What the origin sent before it closed arrives, though the client is still sending.
 #[test]
 fn what_was_sent_before_a_close_is_delivered() {

@@ -91,6 +91,14 @@ fn fields_that_mean_this_hop_only_are_dropped() {
     assert_eq!(head.names()[..], ["host", "accept", "x-public", "via"]);
 }
 
+/// RFC 9110 section 5.6.1.2: empty elements of a list count for nothing.
+#[test]
+fn empty_elements_of_a_list_are_skipped() {
+    let origin = Origin::new();
+    let fields = "Connection: , X-Private ,, ,\r\nConnection:\r\nX-Private: 1\r\nX-Public: 2\r\n";
+    assert_eq!(heard(get(&origin, "/", fields), &origin).names()[..], ["host", "x-public", "via"]);
+}
+
 #[test]
 fn trailers_are_asked_for_only_if_this_client_asks() {
     let origin = Origin::new();

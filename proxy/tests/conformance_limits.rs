@@ -4,7 +4,7 @@
 
 mod conformance;
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -383,6 +383,49 @@ fn a_slow_reader_holds_bounded_memory() {
     }
     let growth = proxy.resident().saturating_sub(before);
     assert!(growth < 2 << 20, "{growth} octets for 4 stalled transfers");
+}
+
+/// An upload of any length is passed on as it comes, and an answer too: the daemon grows by buffers, not by bodies.
+#[test]
+fn huge_bodies_hold_bounded_memory() {
+    const OCTETS: usize = 192 << 20;
+    let proxy = Setup::default().start();
+    let origin = Origin::new();
+    let at = origin.address();
+    serves(&proxy, &origin);
+    let before = proxy.resident();
+    for chunked in [false, true] {
+        let (framing, start) = if chunked {
+            ("Transfer-Encoding: chunked".to_owned(), format!("{OCTETS:x}\r\n"))
+        } else {
+            (format!("Content-Length: {OCTETS}"), String::new())
+        };
+        let mut client = proxy.ask(format!("PUT http://{at}/ HTTP/1.1\r\nHost: {at}\r\n{framing}\r\n\r\n"));
+        let mut upstream = origin.accept();
+        upstream.head();
+        client.send(&start);
+        upstream.hears(&start);
+        pour(client.stream(), upstream.stream(), OCTETS);
+        upstream.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{start}"));
+        client.head();
+        client.hears(&start);
+        pour(upstream.stream(), client.stream(), OCTETS);
+    }
+    let growth = proxy.resident().saturating_sub(before);
+    assert!(growth < 4 << 20, "{growth} octets for bodies of {OCTETS}");
+}
+
+/// Sends so many octets and takes them at the other end, a piece at a time.
+fn pour(from: &TcpStream, mut to: &TcpStream, octets: usize) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut from = from;
+            let piece = vec![b'x'; 1 << 20];
+            (0..octets / piece.len()).for_each(|_| from.write_all(&piece).unwrap());
+        });
+        let mut piece = vec![0; 1 << 20];
+        (0..octets / piece.len()).for_each(|_| to.read_exact(&mut piece).unwrap());
+    });
 }
 
 /// A chunk of any size is passed on as it comes, not gathered.

@@ -233,6 +233,37 @@ fn a_name_that_does_not_exist_is_502_and_says_so_and_is_remembered() {
     server.is_unasked();
 }
 
+/// Servers that fail or say nothing are told from names that do not exist.
+#[test]
+fn a_name_server_that_fails_is_502_and_one_that_is_silent_504() {
+    let server = NameServer::new("");
+    let proxy = server.setup().start();
+    let connect = |name: &str| format!("CONNECT {name}:443 HTTP/1.1\r\nHost: {name}:443\r\n\r\n");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                server.socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                let mut octets = [0; 512];
+                let Ok((count, from)) = server.socket.recv_from(&mut octets) else { continue };
+                let query = &mut octets[..count];
+                if query.windows(6).any(|six| six == b"failed") {
+                    // SERVFAIL.
+                    query[2..4].copy_from_slice(&[0x81, 0x82]);
+                    server.socket.send_to(query, from).unwrap();
+                }
+            }
+        });
+        let mut client = proxy.ask(connect("failed.example"));
+        assert_eq!(client.refusal(), (502, "name_failed".into()));
+        client.hears_end();
+        let mut client = proxy.ask(connect("silent.example"));
+        assert_eq!(client.refusal(), (504, "name_timeout".into()));
+        client.hears_end();
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
 /// Decision 9: asking for a name is already telling somebody.
 #[test]
 fn a_name_the_policy_denies_is_never_asked_for() {

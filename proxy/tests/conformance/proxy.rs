@@ -70,10 +70,12 @@ impl Setup {
         let Self { timeouts, limits, sandbox_limits, .. } = self;
         let events = path("events.ndjson");
         let config = format!(
-            "listen: {listen}\nworkers: 1\nevents: {}\npermit_special_addresses: [127.0.0.0/8, \"::1/128\"]\n\
-             timeouts: {{{timeouts}}}\nlimits: {{{limits}}}\nsandboxes:\n  - name: box\n    source: 127.0.0.1/32\n    \
+            "listen: {listen}\nworkers: 1\nevents: {}\nadmin_socket: {}\nstate_dir: {}\n\
+             permit_special_addresses: [127.0.0.0/8, \"::1/128\"]\ntimeouts: {{{timeouts}}}\nlimits: {{{limits}}}\nsandboxes:\n  - name: box\n    source: 127.0.0.1/32\n    \
              identity: off\n    policy: {policy}\n    limits: {{{sandbox_limits}}}\n",
-            events.display()
+            events.display(),
+            path("admin.sock").display(),
+            path("state").display()
         );
         fs::write(path("serve.yaml"), config).unwrap();
         path("serve.yaml")

@@ -184,10 +184,28 @@ pub(crate) fn forward_target(bytes: &[u8]) {
 /// What a client sends, request after request: the same goes upstream, and the same verdict ends it, however it
 /// arrives.
 pub(crate) fn request_stream(bytes: &[u8]) {
-    let whole = Stream::fed(bytes, bytes.len().max(1));
+    let whole = Stream::fed(bytes, std::iter::repeat(bytes.len()));
     for octets in [1, 3, 61] {
-        assert_eq!(Stream::fed(bytes, octets), whole);
+        assert_eq!(Stream::fed(bytes, std::iter::repeat(octets)), whole);
     }
+    for most in [4, 200] {
+        assert_eq!(Stream::fed(bytes, random_pieces(bytes, most)), whole);
+    }
+}
+
+/// Sizes from 1 to `most` that look random and are the same for the same bytes.
+fn random_pieces(bytes: &[u8], most: u64) -> impl Iterator<Item = usize> {
+    let seed = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &octet| {
+        (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3)
+    });
+    std::iter::successors(Some(seed | 1), |state| {
+        let mut next = *state;
+        next ^= next << 13;
+        next ^= next >> 7;
+        next ^= next << 17;
+        Some(next)
+    })
+    .map(move |state| usize::try_from(state % most).unwrap_or(0) + 1)
 }
 
 /// The data path without its sockets.
@@ -216,7 +234,7 @@ enum Body {
 }
 
 impl Stream {
-    fn fed(bytes: &[u8], piece_octets: usize) -> (Vec<u8>, Option<End>) {
+    fn fed(bytes: &[u8], mut pieces: impl Iterator<Item = usize>) -> (Vec<u8>, Option<End>) {
         let mut stream = Self {
             buf: Vec::new(),
             reader: RequestReader::new(LIMITS),
@@ -225,7 +243,10 @@ impl Stream {
             is_last: false,
             end: None,
         };
-        for piece in bytes.chunks(piece_octets) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(pieces.next().unwrap_or(1).min(rest.len()));
+            rest = behind;
             stream.buf.extend_from_slice(piece);
             while stream.end.is_none() && stream.advance() {}
         }
