@@ -18,6 +18,7 @@ use thiserror::Error;
 use crate::address::Guard;
 use crate::control::Control;
 use crate::control::names::Names;
+use crate::event::feed::Feed;
 use crate::event::journal::{Journal, Target, Urgency, Writer};
 use crate::event::ledger::Ledger;
 use crate::event::{Event, Kind, ProcessView, Reporter, Words};
@@ -67,6 +68,8 @@ pub struct Plan {
     pub events: Target,
     /// Which refusals are said in words.
     pub words: Words,
+    /// Where those who ask a daemon get its events. Then it also keeps account of many sandboxes, not of one command.
+    pub feed: Option<Arc<Feed>>,
 }
 
 impl Default for Plan {
@@ -85,6 +88,7 @@ impl Default for Plan {
             refusal_hint: None,
             events: Target::None,
             words: Words::UpToARate,
+            feed: None,
         }
     }
 }
@@ -162,9 +166,11 @@ impl Appliance {
     /// Starts all parts.
     pub fn start(plan: Plan) -> Result<Self, StartError> {
         let part = |what| move |source| StartError::Part { what, source };
-        let (journal, writer) = Journal::open(&plan.events)
+        let feed = plan.feed;
+        let ledger = if feed.is_some() { Ledger::of_many() } else { Ledger::default() };
+        let (journal, writer) = Journal::open(&plan.events, feed.clone())
             .map_err(|source| StartError::Events { target: plan.events.to_string(), source })?;
-        let reporter = Reporter::new(journal, Arc::new(Ledger::default()), plan.words);
+        let reporter = Reporter::new(journal, Arc::new(ledger), plan.words).with_feed(feed);
         let control = Control::start().map_err(part("the control plane"))?;
         let scanner = Arc::new(Scanner::start(SCANS_WAITING_MAX).map_err(part("the identity scanner"))?);
         let told = reporter.clone();

@@ -112,7 +112,7 @@ impl<'a> Made<'a> {
         let network = self.network.as_ref().ok_or(MadeError::Removed)?;
         let mut launch = Launch::new(workload.program);
         launch.args = workload.args;
-        launch.env = environment(network, workload.env);
+        launch.env = environment(network.name().as_str(), network.proxy_address(), workload.env);
         launch.netns = Some(network.netns());
         launch.user = workload.user;
         launch.cwd = Some(workload.directory);
@@ -230,7 +230,7 @@ pub(crate) fn end_service(appliance: &Appliance, sandbox: &Arc<Sandbox>, inode: 
 }
 
 /// Serves the witness on a thread of its own. Should it end early, connects fail inside; the fence stands.
-fn attend(witness: Witness) -> io::Result<JoinHandle<()>> {
+pub(crate) fn attend(witness: Witness) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("witness".into()).spawn(move || {
         if let Err(error) = witness.run(None) {
             tracing::error!(%error, "the witness has ended; direct attempts are refused without a name");
@@ -270,8 +270,12 @@ const PROXY_VARIABLES: [&str; 6] =
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
 /// This process' environment with every variable that makes a known runtime use the proxy.
-fn environment(network: &Network, own: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
-    let url = format!("http://{}", network.proxy_address());
+pub(crate) fn environment(
+    sandbox: &str,
+    proxy: SocketAddr,
+    own: Vec<(OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let url = format!("http://{proxy}");
     let mut set: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     for name in PROXY_VARIABLES {
         set.insert(name.into(), url.clone().into());
@@ -285,7 +289,7 @@ fn environment(network: &Network, own: Vec<(OsString, OsString)>) -> Vec<(OsStri
     // What Electron's and global-agent's users set.
     set.insert("ELECTRON_GET_USE_PROXY".into(), "1".into());
     set.insert("GLOBAL_AGENT_HTTP_PROXY".into(), url.into());
-    set.insert("SLUICE_SANDBOX".into(), network.name().as_str().into());
+    set.insert("SLUICE_SANDBOX".into(), sandbox.into());
     set.extend(own);
     set.into_iter().collect()
 }

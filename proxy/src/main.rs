@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use sluice::cli::{Cli, Command, check, demo, doctor, exec, exit, explain, sandbox, serve};
+use sluice::cli::{Cli, Command, check, demo, doctor, events, exec, exit, explain, sandbox, serve};
 use sluice::policy::Source;
 
 fn main() -> ExitCode {
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         }),
         Command::Sandbox(command) => sandbox::run(command).into(),
         Command::Policy(command) => sandbox::run_policy(command).into(),
+        Command::Events(args) => events::run_events(&args).into(),
+        Command::Denials(args) => events::run_denials(&args).into(),
         Command::Doctor { json } => doctor::run(json).into(),
         Command::Demo { inside } => demo::run(inside).into(),
     }

@@ -70,10 +70,7 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
-        let octets = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| self.broken(&error))?,
-            None => Vec::new(),
-        };
+        let octets = self.rendered(body)?;
         self.runtime.block_on(async {
             let answer = tokio::time::timeout(ANSWER_MAX, async {
                 let response = self.send(method, path, octets).await?;
@@ -91,11 +88,14 @@ impl Client {
     /// Calls and hands each piece of the answer to `take` as it comes, until the answer ends or `take` says so.
     pub fn stream(
         &self,
+        method: Method,
         path: &str,
+        body: Option<&impl Serialize>,
         mut take: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ClientError> {
+        let octets = self.rendered(body)?;
         self.runtime.block_on(async {
-            let mut response = self.send(Method::GET, path, Vec::new()).await?;
+            let mut response = self.send(method, path, octets).await?;
             if !response.status().is_success() {
                 let (status, octets) = self.whole(response).await?;
                 return Err(self.refused(status, &octets));
@@ -108,6 +108,10 @@ impl Client {
             }
             Ok(())
         })
+    }
+
+    fn rendered(&self, body: Option<&impl Serialize>) -> Result<Vec<u8>, ClientError> {
+        body.map_or(Ok(Vec::new()), |body| serde_json::to_vec(body).map_err(|error| self.broken(&error)))
     }
 
     async fn send(

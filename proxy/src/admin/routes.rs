@@ -4,14 +4,17 @@ use std::sync::{Arc, Weak};
 
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::Deserialize;
 
 use super::answer::answer;
-use super::socket::Guarded;
-use super::wire::{Done, List, NewSandbox, PolicyBody};
+use super::socket::{Guarded, Peer};
+use super::stream;
+use super::wire::{Done, Launched, List, NewSandbox, PolicyBody};
 use crate::daemon::{Daemon, Order, Refusal};
 use crate::event::Time;
 use crate::yaml;
@@ -22,7 +25,7 @@ const BODY_OCTETS_MAX: usize = 2 * yaml::FILE_OCTETS_MAX;
 /// What every call needs. The daemon ends without waiting for calls, so it is only held while one is at work.
 #[derive(Clone)]
 pub(super) struct Api {
-    daemon: Weak<Daemon>,
+    pub(super) daemon: Weak<Daemon>,
     reload: Reload,
 }
 
@@ -35,12 +38,16 @@ pub async fn serve(listener: Guarded, daemon: Weak<Daemon>, reload: Reload) {
         .route("/v1/sandboxes", get(list).post(create))
         .route("/v1/sandboxes/{name}", get(show).delete(remove))
         .route("/v1/sandboxes/{name}/policy", get(policy).put(put_policy))
+        .route("/v1/sandboxes/{name}/launches", post(launched))
+        .route("/v1/events", get(stream::events))
+        .route("/v1/denials", get(denials))
         .route("/v1/reload", post(reload_now))
         .route("/v1/gc", post(collect))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
         .with_state(Api { daemon, reload });
+    let routes = routes.into_make_service_with_connect_info::<Peer>();
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(%error, "the admin API failed");
     }
@@ -52,7 +59,6 @@ impl Api {
         &self,
         work: impl FnOnce(&Daemon) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let stopping = || Refusal::Unavailable("the daemon is stopping".into());
         let daemon = self.daemon.upgrade().ok_or_else(stopping)?;
         let done = tokio::task::spawn_blocking(move || work(&daemon)).await;
         done.unwrap_or_else(|_| Err(Refusal::Failed("the call ended early; see the daemon's log".into())))
@@ -123,6 +129,42 @@ async fn put_policy(
     };
     let put = move |daemon: &Daemon| Ok(Done { notes: daemon.put_policy(&name, &body)? });
     answer(StatusCode::OK, api.work(put).await)
+}
+
+/// What of the denials is wanted.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedDenials {
+    sandbox: Option<String>,
+    #[serde(default)]
+    suggest: bool,
+}
+
+async fn denials(State(api): State<Api>, wanted: Result<Query<WantedDenials>, QueryRejection>) -> Response {
+    let Query(wanted) = match wanted {
+        Ok(wanted) => wanted,
+        Err(rejection) => return Refusal::Invalid(rejection.body_text()).into_response(),
+    };
+    let denials = move |daemon: &Daemon| daemon.denials(wanted.sandbox.as_deref(), wanted.suggest);
+    answer(StatusCode::OK, api.work(denials).await)
+}
+
+async fn launched(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Result<Body<Launched>, Refusal>,
+) -> Response {
+    let Some(daemon) = api.daemon.upgrade() else { return stopping().into_response() };
+    let attended = body.and_then(|Body(told)| daemon.attend_launch(&name, peer.pid, told));
+    match attended {
+        Ok(attended) => stream::until_it_ends(attended, daemon.appliance().bypass_alert()),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal::Unavailable("the daemon is stopping".into())
 }
 
 async fn reload_now(State(api): State<Api>) -> Response {

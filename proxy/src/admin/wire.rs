@@ -221,6 +221,10 @@ pub struct Detail {
     pub identity: Identity,
     /// What confines the processes in it.
     pub confinement: Vec<Confinement>,
+    /// Commands that `sluice sandbox exec` runs in it.
+    pub launches: Vec<LaunchedView>,
+    /// The daemon's state directory, which workloads must not see.
+    pub state_dir: PathBuf,
     /// The processes in its namespace.
     pub processes: Vec<ProcessInside>,
     /// More processes than are listed.
@@ -326,6 +330,88 @@ pub struct ProcessInside {
     pub exe: Option<String>,
     /// Whether `sluice sandbox exec` started it or an ancestor, so that it is confined.
     pub launched: bool,
+}
+
+/// `POST /v1/sandboxes/{name}/launches`: a launcher tells of the command it has started. The answer lasts as long as the
+/// daemon attends to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launched {
+    /// The command's process, in the host's pids.
+    pub pid: u32,
+    /// The command, to be shown.
+    pub command: String,
+    /// The launcher's descriptor of the ring of notes.
+    pub notes_fd: i32,
+    /// The launcher's descriptor of the eventfd that announces a note.
+    pub bell_fd: i32,
+    /// What confines it.
+    pub confinement: Vec<Confinement>,
+}
+
+/// A command that `sluice sandbox exec` runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LaunchedView {
+    /// Its process.
+    pub pid: u32,
+    /// The command.
+    pub command: String,
+    /// When the daemon heard of it.
+    pub since: String,
+    /// What confines it.
+    pub confinement: Vec<Confinement>,
+}
+
+/// `GET /v1/denials`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Denials {
+    /// What was refused, folded.
+    pub denials: Vec<DenialLine>,
+    /// By sandbox, attempts that have no line any more.
+    pub left_out: BTreeMap<String, u64>,
+    /// What would allow it, where that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suggestions: Vec<Suggested>,
+}
+
+/// Attempts that are alike.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DenialLine {
+    /// The sandbox.
+    pub sandbox: String,
+    /// `denied`, `audited` (it passed, and would be denied) or `bypassed`.
+    pub stage: String,
+    /// `CONNECT`, the method of a request, or the protocol of a direct attempt.
+    pub how: String,
+    /// Host and port.
+    pub destination: String,
+    /// The program, or empty.
+    pub program: String,
+    /// Of a closed set, as in the events.
+    pub reason: String,
+    /// Paths of requests, the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// How often.
+    pub count: u64,
+    /// The first time.
+    pub first: String,
+    /// The last time.
+    pub last: String,
+    /// The process of the last time; 0 if unknown.
+    pub pid: u32,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The policy that would allow what was refused to one sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Suggested {
+    /// The sandbox.
+    pub sandbox: String,
+    /// YAML: a policy of its own, to be merged into the one in force.
+    pub policy: String,
 }
 
 /// `PUT` and `GET /v1/sandboxes/{name}/policy`.

@@ -161,18 +161,18 @@ pub(super) fn run_inside(
     let mut made = Made::create(appliance, plan).map_err(of_made)?;
     let child = made.launch(workload, confinement).map_err(of_made)?;
     let enforcement = child.enforcement().clone();
-    let code = attend(appliance, child, signals)?;
+    let code = attend(child, signals, &|| appliance.health())?;
     made.remove().map_err(of_made)?;
     Ok(Ended { code, enforcement })
 }
 
-/// Waits for the command, passing signals on to it and keeping an eye on the appliance.
-fn attend(appliance: &Appliance, child: Child, signals: &Signals) -> Result<u8, Failure> {
+/// Waits for the command, passing signals on to it and ending it when `health` says what it depends on has died.
+pub(super) fn attend(child: Child, signals: &Signals, health: Health<'_>) -> Result<u8, Failure> {
     let internal = |error| Failure::new(exit::INTERNAL, anyhow!("waiting for the command: {error}"));
     let signaller = child.signaller().map_err(internal)?;
     let ended = child.pidfd().try_clone_to_owned().map_err(internal)?;
     let (status, broken) = std::thread::scope(|scope| {
-        let attendant = scope.spawn(|| pass_on(signals, appliance, &signaller, &ended));
+        let attendant = scope.spawn(|| pass_on(signals, health, &signaller, &ended));
         (child.wait(), attendant.join())
     });
     match broken {
@@ -225,7 +225,7 @@ fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {
 }
 
 /// Who the command runs as: what the command line says, else what the policy says.
-fn user_of(argument: Option<&str>, confinement: &Confinement) -> Result<Option<User>, Failure> {
+pub(super) fn user_of(argument: Option<&str>, confinement: &Confinement) -> Result<Option<User>, Failure> {
     let usage = |error| Failure::new(exit::USAGE, error);
     if let Some(text) = argument {
         let (user, group) = match text.split_once(':') {
@@ -265,11 +265,14 @@ fn account(user: &str, group: Option<&str>) -> anyhow::Result<User> {
     Ok(User::new(uid, gid))
 }
 
+/// What a command depends on: `Err` names the part that has died.
+pub(super) type Health<'a> = &'a (dyn Fn() -> Result<(), &'static str> + Sync);
+
 /// Passes signals on until the command has ended; kills it when it does not heed them, or when a part of the appliance
 /// has died. Returns what died.
 fn pass_on(
     signals: &Signals,
-    appliance: &Appliance,
+    health: Health<'_>,
     command: &Signaller,
     ended: &OwnedFd,
 ) -> Option<&'static str> {
@@ -286,7 +289,7 @@ fn pass_on(
             Heard::Nothing => {}
         }
         if broken.is_none()
-            && let Err(what) = appliance.health()
+            && let Err(what) = health()
         {
             broken = Some(what);
             kill_at = Some(Instant::now());
@@ -297,7 +300,7 @@ fn pass_on(
     }
 }
 
-fn of_made(error: MadeError) -> Failure {
+pub(super) fn of_made(error: MadeError) -> Failure {
     let code = match &error {
         MadeError::Launch(launch) => u8::try_from(launch.exit_code()).unwrap_or(exit::INTERNAL),
         _ => exit::INTERNAL,

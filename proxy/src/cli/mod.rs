@@ -4,10 +4,12 @@ pub mod check;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+pub mod events;
 pub mod exec;
 pub mod exit;
 pub mod explain;
 pub mod sandbox;
+mod sandbox_exec;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -61,6 +63,10 @@ pub enum Command {
     /// The policies of the daemon's sandboxes.
     #[command(subcommand)]
     Policy(sandbox::PolicyCommand),
+    /// Print what the daemon has seen, as NDJSON.
+    Events(events::EventsArgs),
+    /// Show what was refused, folded; or the policy that would allow it.
+    Denials(events::DenialsArgs),
     /// Show every prerequisite: found or missing, what degrades, how to fix it.
     Doctor {
         /// As JSON.

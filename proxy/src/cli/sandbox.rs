@@ -1,5 +1,6 @@
 //! `sluice sandbox …`: the daemon's sandboxes, over its socket.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -7,16 +8,18 @@ use hyper::Method;
 
 use super::daemon::{DaemonArgs, note, say, table};
 use super::exec::{Failure, told};
-use super::{check, exit};
+use super::{check, exit, sandbox_exec};
 use crate::admin::wire::{
-    Collected, Detail, Done, FenceState, Kind, Level, List, NewSandbox, PolicyText, Summary,
+    Collected, Confinement, Detail, Done, FenceState, Kind, LaunchedView, Level, List, NewSandbox,
+    PolicyText, Summary,
 };
 use crate::config::{AttachTo, IdentityMode};
+use crate::event::ledger::printable;
 use crate::limits::SandboxLimits;
 use crate::policy::Source;
 
 /// No body to send.
-const NOTHING: Option<&()> = None;
+pub(super) const NOTHING: Option<&()> = None;
 
 /// `sluice sandbox`.
 #[derive(Debug, Subcommand)]
@@ -40,6 +43,19 @@ pub enum SandboxCommand {
         /// The host's end of its link, to be fenced on the host's side too.
         #[arg(long, value_name = "NAME")]
         link: Option<String>,
+    },
+    /// Run a command in a sandbox, confined by its policy; its exit code is the command's.
+    Exec {
+        /// The sandbox.
+        name: String,
+        /// User (and group) the command runs as; by name or number.
+        #[arg(long, value_name = "UID[:GID]")]
+        user: Option<String>,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// The command and its arguments.
+        #[arg(required = true, last = true, value_name = "CMD")]
+        command: Vec<OsString>,
     },
     /// List the sandboxes.
     Ls {
@@ -101,6 +117,9 @@ pub fn run(command: SandboxCommand) -> u8 {
                 .map(AttachTo::Pid)
                 .or(netns.map(|path| AttachTo::Netns(std::path::absolute(&path).unwrap_or(path))));
             create(&common, to, link)
+        }
+        SandboxCommand::Exec { name, user, daemon, command } => {
+            sandbox_exec::run(sandbox_exec::Wanted { name, user, command, daemon })
         }
         SandboxCommand::Ls { daemon } => ls(&daemon),
         SandboxCommand::Show { name, daemon } => show(&name, &daemon),
@@ -262,21 +281,29 @@ fn described(detail: &Detail) -> String {
         })
         .collect();
     row("identity", if sources.is_empty() { "off".into() } else { sources.join("\n") });
-    let measures: Vec<String> = detail
-        .confinement
-        .iter()
-        .map(|measure| {
-            let level = match measure.level {
-                Level::Full => "on",
-                Level::Partial => "partly",
-                Level::Off => "OFF",
-            };
-            format!("{:<13} {level:<7} {}", measure.measure, measure.detail)
-        })
-        .collect();
-    row("confinement", measures.join("\n"));
+    row("confinement", measures(&detail.confinement).join("\n"));
+    let launches: Vec<String> = detail.launches.iter().map(launch).collect();
+    row("commands", if launches.is_empty() { "none".into() } else { launches.join("\n") });
     row("processes", processes(detail));
     table.to_string()
+}
+
+fn measures(all: &[Confinement]) -> Vec<String> {
+    let one = |measure: &Confinement| {
+        let level = match measure.level {
+            Level::Full => "on",
+            Level::Partial => "partly",
+            Level::Off => "OFF",
+        };
+        format!("{:<13} {level:<7} {}", measure.measure, measure.detail)
+    };
+    all.iter().map(one).collect()
+}
+
+fn launch(launch: &LaunchedView) -> String {
+    let mut lines = vec![format!("{} {}", launch.pid, printable(&launch.command))];
+    lines.extend(measures(&launch.confinement).into_iter().map(|line| format!("  {line}")));
+    lines.join("\n")
 }
 
 fn fence_inside(detail: &Detail) -> String {

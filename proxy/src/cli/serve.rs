@@ -210,6 +210,7 @@ fn plan(config: &Config) -> Plan {
         hash_always: true,
         refusal_hint: config.refusal_hint.clone(),
         words: Words::UpToARate,
+        feed: Some(Arc::default()),
         ..Plan::default()
     }
 }

@@ -63,9 +63,10 @@ impl Daemon {
     fn build(&self, order: Order, guarded: Option<GuardedLink>, take_over: bool) -> Result<Member, Refusal> {
         let Some((network, is_new)) = self.network(&order, take_over)? else {
             let sandbox = self.external(&order)?;
-            return Ok(Member::new(order, sandbox, None, guarded));
+            return Ok(Member::new(order, sandbox, None, guarded, None));
         };
-        let built = self.serve_network(&order, &network).and_then(|sandbox| {
+        let notes = matches!(order.shape, Shape::Made).then(|| Arc::new(Notes::default()));
+        let built = self.serve_network(&order, &network, notes.clone()).and_then(|sandbox| {
             match order.to_request().map(|request| note(network.netns_path(), &order, request)) {
                 None | Some(Ok(())) => Ok(sandbox),
                 Some(Err(refusal)) => {
@@ -75,7 +76,7 @@ impl Daemon {
             }
         });
         match built {
-            Ok(sandbox) => Ok(Member::new(order, sandbox, Some(network), guarded)),
+            Ok(sandbox) => Ok(Member::new(order, sandbox, Some(network), guarded, notes)),
             Err(refusal) => {
                 // What was there before stays as it was; what is new goes.
                 let undone = if is_new { network.destroy() } else { network.release() };
@@ -119,7 +120,12 @@ impl Daemon {
         Ok(Some((network, true)))
     }
 
-    fn serve_network(&self, order: &Order, network: &Network) -> Result<Arc<Sandbox>, Refusal> {
+    fn serve_network(
+        &self,
+        order: &Order,
+        network: &Network,
+        notes: Option<Arc<Notes>>,
+    ) -> Result<Arc<Sandbox>, Refusal> {
         let view_of = match &order.shape {
             Shape::Attached { .. } => network.processes()?.into_iter().min(),
             _ => None,
@@ -129,7 +135,7 @@ impl Daemon {
             limits: order.limits,
             mode: mode(order.identity),
             view_of,
-            notes: matches!(order.shape, Shape::Made).then(|| Arc::new(Notes::default())),
+            notes,
             listeners: self.settings.listeners_per_sandbox,
         };
         Ok(made::serve(&self.appliance, network, share)?)
@@ -191,6 +197,7 @@ impl Daemon {
             self.load_host_fence(None)?;
         }
         report(member.sandbox(), Kind::SandboxStopped, Some(why));
+        self.appliance.reporter().ledger().forget(member.name());
         Ok(removed?)
     }
 
@@ -237,6 +244,7 @@ impl Daemon {
             }
             let mut now = member.policy();
             now.label = super::order::label(&entry.policy_source);
+            now.file = Arc::clone(&entry.policy);
             now.text = None;
             drop(now);
             wanted.push((Arc::clone(member.sandbox()), Arc::clone(&entry.policy)));
@@ -264,6 +272,7 @@ impl Daemon {
                 self.note_policy(&member, &body.policy)?;
             }
             now.label = label.into();
+            now.file = Arc::new(loaded.file.clone());
             now.text = Some(body.policy.clone());
         }
         reload::replace(&self.appliance, member.sandbox(), label, read, &policy::host_links)

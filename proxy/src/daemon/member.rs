@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use sluice_netns::{Counters, GuardedLink, Sandbox as Network};
 
+use sluice_seccomp::Notes;
+
+use super::launches::Launches;
 use super::order::Order;
 use crate::admin::wire::{Kind, Origin, PolicyText};
 use crate::config::{IdentityMode, Shape};
 use crate::event::Time;
 use crate::limits::SandboxLimits;
 use crate::measures::Fenced;
+use crate::policy::PolicyFile;
 use crate::sandbox::Sandbox;
 
 /// A served sandbox. It lives until it is removed or its namespace ends.
@@ -26,11 +30,15 @@ pub struct Member {
     network: Mutex<Option<Network>>,
     /// What is fenced on the host's side.
     guarded: Option<GuardedLink>,
+    /// What the witnesses of its workloads note, if it may have any.
+    notes: Option<Arc<Notes>>,
+    launches: Launches,
 }
 
 /// The policy in force, as it is shown and noted.
 #[derive(Clone)]
 pub(super) struct PolicyNow {
+    pub(super) file: Arc<PolicyFile>,
     pub(super) label: Arc<str>,
     pub(super) text: Option<PolicyText>,
 }
@@ -41,6 +49,7 @@ impl Member {
         sandbox: Arc<Sandbox>,
         network: Option<Network>,
         guarded: Option<GuardedLink>,
+        notes: Option<Arc<Notes>>,
     ) -> Self {
         Self {
             sandbox,
@@ -49,9 +58,15 @@ impl Member {
             identity: order.identity,
             limits: order.limits,
             since: order.since,
-            policy: Mutex::new(PolicyNow { label: order.policy_label, text: order.policy_text }),
+            policy: Mutex::new(PolicyNow {
+                file: order.policy,
+                label: order.policy_label,
+                text: order.policy_text,
+            }),
             network: Mutex::new(network),
             guarded,
+            notes,
+            launches: Launches::default(),
         }
     }
 
@@ -100,6 +115,14 @@ impl Member {
 
     pub(super) fn since(&self) -> Time {
         self.since
+    }
+
+    pub(super) fn notes(&self) -> Option<&Arc<Notes>> {
+        self.notes.as_ref()
+    }
+
+    pub(super) fn launches(&self) -> &Launches {
+        &self.launches
     }
 
     pub(super) fn guarded(&self) -> Option<&GuardedLink> {

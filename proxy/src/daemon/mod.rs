@@ -6,11 +6,14 @@
 //! The life of a served sandbox: an [`Order`] (`order.rs`) comes from the configuration, from the API or from what an
 //! earlier daemon noted (`state.rs`); [`Daemon::establish`] (`make.rs`) makes, attaches or takes over its network,
 //! fences it, watches it and serves it; it is a [`Member`] (`member.rs`) until it is removed (`make.rs`) or its
-//! namespace ends (`upkeep.rs`). `view.rs` tells about it.
+//! namespace ends (`upkeep.rs`). `view.rs` tells about it, `denials.rs` about what it was refused; `launches.rs` keeps
+//! the commands that were started in it.
 //!
 //! A stop of the daemon ends no made or attached sandbox: what runs in it stays fenced, and the next daemon takes it
 //! over. Names are claimed before the work and given up after it, so that two calls never work on one sandbox.
 
+mod denials;
+mod launches;
 mod make;
 mod member;
 mod order;
@@ -24,6 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use launches::Attended;
 pub use member::Member;
 pub use order::Order;
 pub use refusal::Refusal;

@@ -12,8 +12,9 @@ use crate::admin::wire::{
 };
 use crate::config::{IdentityMode, Shape};
 use crate::event::Time;
-use crate::identity::{Answer, Source};
+use crate::identity::{Answer, Source as IdentityFrom};
 use crate::measures::{self, Fenced};
+use crate::policy::Source;
 
 /// Processes that `show` lists.
 const PROCESSES_MAX: usize = 200;
@@ -50,23 +51,23 @@ impl Daemon {
             host_fence: host_fence(&member),
             identity: identity(&member),
             confinement: confinement(&member),
+            launches: member.launches().views(),
+            state_dir: self.settings.state_dir.clone(),
             processes,
             processes_left_out,
         })
     }
 
-    /// The policy in force, as it was sent; a file of the configuration by its name.
+    /// The policy in force, as it was sent; a file of the configuration as it is now.
     pub fn policy_of(&self, name: &str) -> Result<PolicyBody, Refusal> {
         let member = self.member(name)?;
         let now = member.policy().clone();
         let policy = match now.text {
             Some(text) => text,
-            None => match &*now.label {
-                "open" => PolicyText::Builtin(crate::admin::wire::Builtin::Open),
-                "deny" => PolicyText::Builtin(crate::admin::wire::Builtin::Deny),
-                file => PolicyText::Text { file: file.to_owned(), text: String::new() },
-            },
+            // Of the configuration: its file is what is in force, unless it was spoilt since.
+            None => PolicyText::read(&Source::parse(&now.label)).map_err(Refusal::Policy)?,
         };
+        policy.load().map_err(Refusal::Policy)?;
         Ok(PolicyBody { policy })
     }
 
@@ -117,7 +118,7 @@ fn summary(member: &Member) -> Summary {
     }
 }
 
-fn text(time: Time) -> String {
+pub(super) fn text(time: Time) -> String {
     serde_json::to_value(time).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
@@ -157,7 +158,7 @@ fn host_fence(member: &Member) -> HostFenceView {
 }
 
 fn identity(member: &Member) -> Identity {
-    let source = |source: Source, usable: bool, detail: &str| IdentitySource {
+    let source = |source: IdentityFrom, usable: bool, detail: &str| IdentitySource {
         source: source.label().to_owned(),
         usable,
         detail: detail.to_owned(),
@@ -169,14 +170,14 @@ fn identity(member: &Member) -> Identity {
     let readable = |path: &str| std::fs::File::open(path).is_ok();
     let witness = match member.kind() {
         Kind::Made => {
-            source(Source::Witness, true, "what `sluice sandbox exec` starts is noted at each connect")
+            source(IdentityFrom::Witness, true, "what `sluice sandbox exec` starts is noted at each connect")
         }
-        _ => source(Source::Witness, false, "Sluice did not start these processes"),
+        _ => source(IdentityFrom::Witness, false, "Sluice did not start these processes"),
     };
     let diag = match member.sandbox().resolver().map(|resolver| resolver.diag_state()) {
-        Some(Answer::Found) => source(Source::Diag, true, "sock_diag answers in its namespace"),
-        Some(answer) => source(Source::Diag, false, &answer.to_string()),
-        None => source(Source::Diag, false, "identity is off"),
+        Some(Answer::Found) => source(IdentityFrom::Diag, true, "sock_diag answers in its namespace"),
+        Some(answer) => source(IdentityFrom::Diag, false, &answer.to_string()),
+        None => source(IdentityFrom::Diag, false, "identity is off"),
     };
     let tables = readable("/proc/self/net/tcp");
     let told = |usable| if usable { "readable" } else { "/proc/…/net/tcp cannot be read" };
@@ -185,8 +186,8 @@ fn identity(member: &Member) -> Identity {
         sources: vec![
             witness,
             diag,
-            source(Source::PidTable, tables, told(tables)),
-            source(Source::GlobalTable, tables, told(tables)),
+            source(IdentityFrom::PidTable, tables, told(tables)),
+            source(IdentityFrom::GlobalTable, tables, told(tables)),
         ],
     }
 }

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Event;
+use super::feed::Feed;
 use super::render::render;
 
 /// Octets of rendered events that may wait for the writer; at some 500 octets a line that is 16,000 events.
@@ -85,8 +86,8 @@ pub struct Writer {
 }
 
 impl Journal {
-    /// Opens `target` and starts its writer.
-    pub fn open(target: &Target) -> io::Result<(Self, Writer)> {
+    /// Opens `target` and starts its writer, which hands every line to `feed` too.
+    pub fn open(target: &Target, feed: Option<Arc<Feed>>) -> io::Result<(Self, Writer)> {
         let sink = match target {
             Target::None => return Ok((Self { shared: None }, Writer { shared: None, thread: None })),
             Target::Stdout => Sink::Stdout,
@@ -98,8 +99,9 @@ impl Journal {
             dropped: AtomicU64::new(0),
         });
         let of_writer = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name("events".into()).spawn(move || write_loop(&of_writer, sink))?;
+        let thread = std::thread::Builder::new()
+            .name("events".into())
+            .spawn(move || write_loop(&of_writer, sink, feed.as_deref()))?;
         Ok((
             Self { shared: Some(Arc::clone(&shared)) },
             Writer { shared: Some(shared), thread: Some(thread) },
@@ -204,7 +206,7 @@ impl Sink {
     }
 }
 
-fn write_loop(shared: &Shared, mut sink: Sink) {
+fn write_loop(shared: &Shared, mut sink: Sink, feed: Option<&Feed>) {
     let mut lines = Vec::new();
     let mut failing = false;
     loop {
@@ -226,6 +228,10 @@ fn write_loop(shared: &Shared, mut sink: Sink) {
         std::mem::swap(&mut state.waiting, &mut lines);
         drop(state);
         if !lines.is_empty() {
+            // First those who look on: a file may be slow.
+            if let Some(feed) = feed {
+                feed.push(&lines);
+            }
             match sink.write(&lines) {
                 Ok(()) => failing = false,
                 Err(error) => {
@@ -260,7 +266,7 @@ mod tests {
     fn everything_reported_before_close_is_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.ndjson");
-        let (journal, writer) = Journal::open(&Target::File(path.clone())).unwrap();
+        let (journal, writer) = Journal::open(&Target::File(path.clone()), None).unwrap();
         for n in 0..1000 {
             let event = Event::at(Kind::ConnectAllowed, Time::from_unix_micros(n));
             journal.record(&event, if n % 7 == 0 { Urgency::Now } else { Urgency::Lazy });
@@ -274,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_destination_that_refuses_is_counted_not_waited_for() {
-        let (journal, writer) = Journal::open(&Target::File("/dev/full".into())).unwrap();
+        let (journal, writer) = Journal::open(&Target::File("/dev/full".into()), None).unwrap();
         journal.record(&Event::now(Kind::ConnectAllowed), Urgency::Now);
         writer.close();
         assert_eq!(journal.dropped(), 1);

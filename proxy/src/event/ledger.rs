@@ -1,15 +1,20 @@
 //! What was seen, folded: the summary of `exec` and the answers of `denials`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::{Action, Event, Kind, Time};
 
-/// Different lines kept; what comes beyond is counted in one line. At some 300 octets each: 600 KiB.
+/// Different lines kept for one command; what comes beyond is counted in one line. At some 300 octets each: 600 KiB.
 const LINES_MAX: usize = 2_000;
+/// Different lines kept of each sandbox of a daemon. A new one takes the place of the one not seen for longest, so that
+/// one tenant's flood costs no other tenant a line: 40 MiB when a thousand sandboxes are refused everything.
+const LINES_OF_ONE_MAX: usize = 128;
+/// Different paths kept of one line.
+const PATHS_MAX: usize = 16;
 
 /// How far an attempt came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,18 +61,39 @@ pub struct Line {
     pub pid: u32,
     /// What to do about it.
     pub hint: Option<Box<str>>,
+    /// Paths of requests, the first [`PATHS_MAX`] of them; empty for everything else.
+    pub paths: BTreeSet<Box<str>>,
 }
 
 /// A bounded account of attempts.
 #[derive(Default)]
 pub struct Ledger {
-    inner: Mutex<Inner>,
+    /// By sandbox.
+    inner: Mutex<HashMap<Box<str>, Account>>,
+    of_many: bool,
 }
 
+/// The attempts of one sandbox.
 #[derive(Default)]
-struct Inner {
+struct Account {
     lines: HashMap<Key, Line>,
     beyond: u64,
+}
+
+impl Account {
+    /// Makes room for one more line, if it may: the first ones are kept for a command, the latest for a daemon.
+    fn make_room(&mut self, of_many: bool) -> bool {
+        let most = if of_many { LINES_OF_ONE_MAX } else { LINES_MAX };
+        if self.lines.len() < most {
+            return true;
+        }
+        let oldest = self.lines.iter().min_by_key(|(_, line)| line.last).map(|(key, _)| key.clone());
+        let Some(line) = oldest.filter(|_| of_many).and_then(|key| self.lines.remove(&key)) else {
+            return false;
+        };
+        self.beyond += line.count;
+        true
+    }
 }
 
 impl Ledger {
@@ -76,17 +102,22 @@ impl Ledger {
         let Some(stage) = stage_of(event) else { return false };
         let key = key_of(stage, event);
         let count = event.count.unwrap_or(1);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.lines.len() >= LINES_MAX && !inner.lines.contains_key(&key) {
-            inner.beyond += count;
+        let mut inner = self.lock();
+        let account = match inner.get_mut(&key.sandbox) {
+            Some(account) => account,
+            None => inner.entry(key.sandbox.clone()).or_default(),
+        };
+        if !account.lines.contains_key(&key) && !account.make_room(self.of_many) {
+            account.beyond += count;
             return false;
         }
-        let line = inner.lines.entry(key).or_insert_with(|| Line {
+        let line = account.lines.entry(key).or_insert_with(|| Line {
             count: 0,
             first: event.first.unwrap_or(event.time),
             last: event.time,
             pid: 0,
             hint: None,
+            paths: BTreeSet::new(),
         });
         line.count += count;
         line.last = event.last.unwrap_or(event.time);
@@ -94,20 +125,52 @@ impl Ledger {
         if line.hint.is_none() {
             line.hint = event.hint.map(Into::into);
         }
+        if let Some(path) = event.path
+            && line.paths.len() < PATHS_MAX
+            && !line.paths.contains(path)
+        {
+            line.paths.insert(path.into());
+        }
         line.count == count
+    }
+
+    /// For a daemon: the latest lines of each sandbox, however many sandboxes there are.
+    pub fn of_many() -> Self {
+        Self { of_many: true, ..Self::default() }
+    }
+
+    /// Forgets a sandbox that is gone.
+    pub fn forget(&self, sandbox: &str) {
+        self.lock().remove(sandbox);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Account>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All lines, ordered by stage, then as they came.
     pub fn lines(&self) -> Vec<(Key, Line)> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lines: Vec<_> = inner.lines.iter().map(|(key, line)| (key.clone(), line.clone())).collect();
+        self.sorted(|_| true)
+    }
+
+    /// The lines of one sandbox in the same order, and the attempts that have no line any more.
+    pub fn lines_of(&self, sandbox: &str) -> (Vec<(Key, Line)>, u64) {
+        let beyond = self.lock().get(sandbox).map_or(0, |account| account.beyond);
+        (self.sorted(|name| name == sandbox), beyond)
+    }
+
+    fn sorted(&self, wanted: impl Fn(&str) -> bool) -> Vec<(Key, Line)> {
+        let inner = self.lock();
+        let accounts = inner.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, account)| &account.lines);
+        let mut lines: Vec<_> = accounts.map(|(key, line)| (key.clone(), line.clone())).collect();
+        drop(inner);
         lines.sort_by(|a, b| (a.0.stage, a.1.first, &a.0).cmp(&(b.0.stage, b.1.first, &b.0)));
         lines
     }
 
     /// Attempts that found no line of their own.
     pub fn beyond(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).beyond
+        self.lock().values().map(|account| account.beyond).sum()
     }
 }
 
@@ -282,6 +345,27 @@ mod tests {
         }
         assert_eq!(ledger.lines().len(), LINES_MAX);
         assert_eq!(ledger.beyond(), 1);
+    }
+
+    #[test]
+    fn one_sandbox_of_many_costs_no_other_a_line() {
+        let ledger = Ledger::of_many();
+        let mut of_other = denied(7);
+        of_other.sandbox = Some("quiet");
+        ledger.note(&of_other);
+        let mut event = denied(0);
+        event.sandbox = Some("loud");
+        for port in 0..1000 {
+            event.dst_port = Some(port);
+            event.time = Time::from_unix_micros(i64::from(port));
+            ledger.note(&event);
+        }
+        assert_eq!(ledger.lines_of("quiet").0.len(), 1);
+        let (lines, beyond) = ledger.lines_of("loud");
+        assert_eq!((lines.len(), beyond), (LINES_OF_ONE_MAX, 1000 - LINES_OF_ONE_MAX as u64));
+        assert_eq!(&*lines.last().unwrap().0.destination, "example.com:999", "the latest are kept");
+        ledger.forget("loud");
+        assert_eq!(ledger.lines().len(), 1);
     }
 
     #[test]

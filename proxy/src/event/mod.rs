@@ -4,9 +4,11 @@
 //!
 //! The life of an event: a worker, the bypass core or the control plane fills an [`Event`] with borrowed text and hands
 //! it to the [`Reporter`] (`reporter.rs`). That renders one line of NDJSON into the bounded buffer of the
-//! [`Journal`](journal::Journal) (`journal.rs`), which a single writer thread empties; folds it into the
+//! [`Journal`](journal::Journal) (`journal.rs`), which a single writer thread empties into its file and into the
+//! [`Feed`](feed::Feed) (`feed.rs`) of whoever asks the daemon; folds it into the
 //! [`Ledger`](ledger::Ledger) (`ledger.rs`) behind the summary of `exec`; and says refusals in words in the log.
 
+pub mod feed;
 pub mod journal;
 pub mod ledger;
 mod render;
@@ -14,6 +16,7 @@ mod reporter;
 mod time;
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
@@ -52,6 +55,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::ConnectAllowed,
+        Self::ConnectDenied,
+        Self::RequestAllowed,
+        Self::RequestDenied,
+        Self::TunnelClosed,
+        Self::BypassDetected,
+        Self::FenceViolation,
+        Self::SandboxStarted,
+        Self::SandboxStopped,
+        Self::PolicyLoaded,
+        Self::PolicyRejected,
+        Self::BinaryChanged,
+        Self::MonitorLost,
+    ];
+
     /// The name in the line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -205,6 +225,18 @@ pub struct Event<'a> {
     pub first: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Time>,
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if let Some(kind) = Self::ALL.into_iter().find(|kind| kind.name() == name) {
+            return Ok(kind);
+        }
+        let names: Vec<&str> = Self::ALL.iter().map(|kind| kind.name()).collect();
+        Err(format!("there is no kind {name:?}; there are {}", names.join(", ")))
+    }
 }
 
 impl Event<'_> {

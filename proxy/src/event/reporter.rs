@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::feed::Feed;
 use super::journal::{Journal, Urgency};
 use super::ledger::{Ledger, Stage, destination, how, printable, stage_of};
 use super::{Event, Via};
@@ -26,6 +27,7 @@ pub enum Words {
 pub struct Reporter {
     journal: Journal,
     ledger: Arc<Ledger>,
+    feed: Option<Arc<Feed>>,
     words: Words,
     budget: Arc<Mutex<Budget>>,
 }
@@ -40,7 +42,19 @@ impl Reporter {
     /// Reports to `journal`, folds into `ledger`, and says `words`.
     pub fn new(journal: Journal, ledger: Arc<Ledger>, words: Words) -> Self {
         let budget = Budget { left: WORDS_BURST, at: Instant::now(), suppressed: 0 };
-        Self { journal, ledger, words, budget: Arc::new(Mutex::new(budget)) }
+        Self { journal, ledger, feed: None, words, budget: Arc::new(Mutex::new(budget)) }
+    }
+
+    /// The same, knowing where those who look on get what it reports.
+    #[must_use]
+    pub fn with_feed(mut self, feed: Option<Arc<Feed>>) -> Self {
+        self.feed = feed;
+        self
+    }
+
+    /// Where those who look on get what is reported, if anybody may.
+    pub fn feed(&self) -> Option<&Arc<Feed>> {
+        self.feed.as_ref()
     }
 
     /// Reports one event.
