@@ -33,6 +33,8 @@ impl Network {
             ] {
                 tool(command);
             }
+            // As the namespaces of real sandboxes have it: anybody may ping.
+            std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
             let rules = "table inet test { chain out { type filter hook output priority 0; policy accept; \
                 ip daddr { 127.0.0.0/8, 10.200.0.1 } accept; ip6 daddr { ::1, fd00::1 } accept; \
                 meta l4proto tcp reject with tcp reset; reject; }; }";
