@@ -144,6 +144,8 @@ pub struct Icmp {
     pub kind: u8,
     /// Code.
     pub code: u8,
+    /// Identifier of an echo request or answer: of a ping socket, its port.
+    pub id: Option<u16>,
 }
 
 impl Icmp {

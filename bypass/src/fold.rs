@@ -42,15 +42,16 @@ pub enum Emission<P> {
     First(Key<P>, Tally),
     /// Repetitions since the last report of the same key.
     Repeated(Key<P>, Tally),
-    /// Attempts beyond the keys that are told apart, of any process and destination.
-    Other(Tally),
+    /// Attempts beyond the keys that are told apart, to any destination, of one process; of any process where even of
+    /// those there are too many.
+    Other(Option<P>, Proto, Tally),
 }
 
 impl<P> Emission<P> {
     /// The tally, whatever the kind.
     pub fn tally(&self) -> Tally {
         match self {
-            Self::First(_, tally) | Self::Repeated(_, tally) | Self::Other(tally) => *tally,
+            Self::First(_, tally) | Self::Repeated(_, tally) | Self::Other(_, _, tally) => *tally,
         }
     }
 }
@@ -68,7 +69,7 @@ pub struct Fold<P> {
     held: HashMap<Key<P>, Option<Tally>>,
     /// Ends of windows. All are equally long, so the order of insertion is the order in time.
     ends: VecDeque<(u64, Key<P>)>,
-    other: Option<Tally>,
+    other: HashMap<(Option<P>, Proto), Tally>,
     other_end_us: u64,
 }
 
@@ -86,7 +87,7 @@ impl<P: Eq + Hash + Clone> Fold<P> {
             keys_max,
             held: HashMap::new(),
             ends: VecDeque::new(),
-            other: None,
+            other: HashMap::new(),
             other_end_us: 0,
         }
     }
@@ -102,14 +103,15 @@ impl<P: Eq + Hash + Clone> Fold<P> {
         let full = self.held.len() >= self.keys_max;
         match self.held.entry(key) {
             Entry::Occupied(mut held) => {
-                merge(held.get_mut(), tally);
+                match held.get_mut() {
+                    Some(held) => held.add(tally),
+                    none => *none = Some(tally),
+                }
                 None
             }
-            Entry::Vacant(_) if full => {
-                if self.other.is_none() {
-                    self.other_end_us = now_us.saturating_add(self.window_us);
-                }
-                merge(&mut self.other, tally);
+            Entry::Vacant(vacant) if full => {
+                let Key { process, proto, .. } = vacant.into_key();
+                self.add_other(now_us, Some(process), proto, count);
                 None
             }
             Entry::Vacant(vacant) => {
@@ -119,6 +121,23 @@ impl<P: Eq + Hash + Clone> Fold<P> {
                 Some(Emission::First(key, tally))
             }
         }
+    }
+
+    /// Takes `count` attempts at `now_us` of which it is not known where to they were, and perhaps not whose. They are
+    /// told when their window ends.
+    pub fn add_other(&mut self, now_us: u64, process: Option<P>, proto: Proto, count: u64) {
+        if count == 0 {
+            return;
+        }
+        if self.other.is_empty() {
+            self.other_end_us = now_us.saturating_add(self.window_us);
+        }
+        let mut key = (process, proto);
+        if self.other.len() >= self.keys_max && !self.other.contains_key(&key) {
+            key = (None, proto);
+        }
+        let tally = Tally { count, first_us: now_us, last_us: now_us };
+        self.other.entry(key).and_modify(|held| held.add(tally)).or_insert(tally);
     }
 
     /// Ends the windows that are over at `now_us` and hands out what they held.
@@ -132,10 +151,8 @@ impl<P: Eq + Hash + Clone> Fold<P> {
                 self.held.remove(&key);
             }
         }
-        if self.other_end_us <= now_us
-            && let Some(tally) = self.other.take()
-        {
-            emit(Emission::Other(tally));
+        if self.other_end_us <= now_us {
+            self.other.drain().for_each(|((process, proto), tally)| emit(Emission::Other(process, proto, tally)));
         }
     }
 
@@ -146,27 +163,22 @@ impl<P: Eq + Hash + Clone> Fold<P> {
                 emit(Emission::Repeated(key, tally));
             }
         }
-        if let Some(tally) = self.other.take() {
-            emit(Emission::Other(tally));
-        }
+        self.other.drain().for_each(|((process, proto), tally)| emit(Emission::Other(process, proto, tally)));
     }
 
     /// When [`Fold::expire`] next has something to do, in µs; `None` when nothing is held.
     pub fn next_end_us(&self) -> Option<u64> {
         let keys = self.ends.front().map(|(end_us, _)| *end_us);
-        let other = self.other.map(|_| self.other_end_us);
+        let other = (!self.other.is_empty()).then_some(self.other_end_us);
         keys.into_iter().chain(other).min()
     }
 }
 
-fn merge(held: &mut Option<Tally>, more: Tally) {
-    match held {
-        None => *held = Some(more),
-        Some(tally) => {
-            tally.count = tally.count.saturating_add(more.count);
-            tally.first_us = tally.first_us.min(more.first_us);
-            tally.last_us = tally.last_us.max(more.last_us);
-        }
+impl Tally {
+    fn add(&mut self, more: Self) {
+        self.count = self.count.saturating_add(more.count);
+        self.first_us = self.first_us.min(more.first_us);
+        self.last_us = self.last_us.max(more.last_us);
     }
 }
 
@@ -228,8 +240,20 @@ mod tests {
         let told = (0..1000).filter_map(|port| fold.add(u64::from(port), key(1, port), 1)).count();
         assert_eq!(told, 10);
         let out = expire(&mut fold, 6 * SECOND);
-        assert_eq!(out, [Emission::Other(Tally { count: 990, first_us: 10, last_us: 999 })]);
+        let rest = Tally { count: 990, first_us: 10, last_us: 999 };
+        assert_eq!(out, [Emission::Other(Some(1), Proto::Tcp, rest)], "still by its process");
         assert!(fold.held.is_empty() && fold.ends.is_empty());
+    }
+
+    #[test]
+    fn processes_without_end_are_bounded_and_counted_too() {
+        let mut fold = Fold::new(Duration::from_secs(5), 10);
+        let told = (0..1000).filter_map(|process| fold.add(0, key(process, 80), 1)).count();
+        assert_eq!(told, 10);
+        let out = expire(&mut fold, 6 * SECOND);
+        assert_eq!(out.len(), 11);
+        assert_eq!(out.iter().map(|emission| emission.tally().count).sum::<u64>(), 990);
+        assert!(out.iter().any(|emission| matches!(emission, Emission::Other(None, Proto::Tcp, _))));
     }
 
     proptest! {

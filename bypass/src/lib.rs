@@ -12,9 +12,8 @@
 //!    missing before it.
 //! 3. [`kmsg::parse_text`] checks the facility and the fence's [`Tag`] and yields an [`Attempt`]
 //!    (or says: foreign, forged, malformed).
-//! 4. The owner's [`Sink`] gets it, finds the process (by the witness's note, which [`notes::Notes`] joins to the
-//!    line, or by identity's other means), and asks [`fold::Fold`] whether it is news or a repetition, and
-//!    [`hint::hint`] what to advise.
+//! 4. The owner's [`Sink`] gets it, finds the process (by the witness's note, or by identity's other means), and asks
+//!    [`fold::Fold`] whether it is news or a repetition, and [`hint::hint`] what to advise.
 //! 5. [`probe`] tells `doctor` beforehand whether all this works on a host.
 //!
 //! Everything but `monitor`, `kmsg::Reader`, `nflog::Socket` and `probe` is pure: bytes and times in, values out.
@@ -28,7 +27,6 @@ pub mod limits;
 pub mod loss;
 pub mod monitor;
 pub mod nflog;
-pub mod notes;
 pub mod probe;
 pub mod tag;
 
@@ -37,5 +35,4 @@ pub use fold::{Emission, Fold, Key};
 pub use hint::{Context, Hint, HintCode, ProxyEnv, hint};
 pub use loss::Loss;
 pub use monitor::{Handle, Moment, Monitor, MonitorError, Settings, Sink, Totals};
-pub use notes::{Noted, Notes, Target};
-pub use tag::Tag;
+pub use tag::{Fence, Tag};

@@ -17,27 +17,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 pub const FOLD_WINDOW: Duration = Duration::from_secs(5);
 
 /// Distinct (process, destination, port, protocol) that one sandbox's [`crate::fold::Fold`] tells apart at a
-/// time. Worst case about 100 bytes each: 50 KiB a sandbox. A port scan has more; the rest is one entry, `other`.
+/// time. Worst case about 100 bytes each: 50 KiB a sandbox. A port scan has more; the rest is told by process and
+/// protocol, and of those too no more are told apart.
 pub const FOLD_KEYS: usize = 512;
-
-/// How long a witness's note waits for its log line. A line is read within 10 ms even where nobody nudges; what
-/// takes longer than this has no line.
-pub const NOTES_WINDOW: Duration = Duration::from_secs(1);
-
-/// Notes of one sandbox that wait at a time: a second of the highest flood one sandbox can produce (25,000
-/// connects), about 100 bytes each.
-pub const NOTES_MAX: usize = 32_768;
-
-/// A line is logged some 50 µs after its note, and stamped right to within a timer tick (4 ms) even while the
-/// monitor still learns the log's clock.
-pub const NOTES_NEAR: Duration = Duration::from_millis(10);
-
-/// Notes with the right target and time that are looked at for one with the right uid. Only a sandbox whose
-/// users all flood one target has more, and it delays only itself.
-pub const NOTES_SCAN: usize = 64;
-
-/// How much later than its line a note may seem to be: the two clocks are matched to some 100 µs.
-pub const NOTES_CLOCK_SLACK: Duration = Duration::from_millis(1);
 
 /// Longest sandbox name in a [`crate::Tag`], in bytes: the prefix of an nft log rule holds 127.
 pub const TAG_NAME_BYTES: usize = 40;

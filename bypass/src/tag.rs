@@ -1,4 +1,5 @@
-//! The mark by which a log line is known to be ours: `sluice[<name>:<token>] `.
+//! The mark by which a log line is known to be ours: `sluice[<name>:<token>] `, or `sluice-host[<name>:<token>] ` where
+//! the fence on the host's side of a link prints it.
 //!
 //! The name says which sandbox's fence printed the line. The token is a secret of that fence, so that root in
 //! another sandbox, who may add log rules of its own, cannot speak in this sandbox's name: the owner compares
@@ -8,12 +9,28 @@ use std::fmt;
 
 use crate::limits::TAG_NAME_BYTES;
 
-/// Every tagged line begins with these bytes.
-pub const OPENING: &[u8] = b"sluice[";
+const INNER: &[u8] = b"sluice[";
+const HOST: &[u8] = b"sluice-host[";
+
+/// Whether a line begins as tagged lines do.
+pub fn is_opened(text: &[u8]) -> bool {
+    text.starts_with(INNER) || text.starts_with(HOST)
+}
+
+/// Which fence printed a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fence {
+    /// The one inside the sandbox: somebody tried to go around the proxy.
+    Inner,
+    /// The one on the host's side of the sandbox's link: somebody got past the inner one.
+    Host,
+}
 
 /// The tag of one fence. `Display` prints it as the log rule's prefix has it, the closing space included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag<'a> {
+    /// Which of its fences.
+    pub fence: Fence,
     /// The sandbox: `[A-Za-z0-9][A-Za-z0-9._-]*`, at most [`TAG_NAME_BYTES`] bytes.
     pub name: &'a str,
     /// The fence's secret, printed as 16 lower-case hexadecimal digits.
@@ -23,18 +40,25 @@ pub struct Tag<'a> {
 impl<'a> Tag<'a> {
     /// Takes a tag off the front of `text`; `None` when it is not exactly of our form.
     pub fn strip(text: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let inside = text.strip_prefix(OPENING)?;
+        let (fence, inside) = match (text.strip_prefix(INNER), text.strip_prefix(HOST)) {
+            (Some(inside), _) => (Fence::Inner, inside),
+            (None, inside) => (Fence::Host, inside?),
+        };
         let colon = inside.iter().take(TAG_NAME_BYTES + 1).position(|&byte| byte == b':')?;
         let (name, rest) = inside.split_at_checked(colon)?;
         let (token, rest) = rest.strip_prefix(b":")?.split_first_chunk::<16>()?;
         let rest = rest.strip_prefix(b"] ")?;
-        Some((Self { name: valid_name(name)?, token: parse_token(token)? }, rest))
+        Some((Self { fence, name: valid_name(name)?, token: parse_token(token)? }, rest))
     }
 }
 
 impl fmt::Display for Tag<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sluice[{}:{:016x}] ", self.name, self.token)
+        let opening = match self.fence {
+            Fence::Inner => "sluice",
+            Fence::Host => "sluice-host",
+        };
+        write!(f, "{opening}[{}:{:016x}] ", self.name, self.token)
     }
 }
 
@@ -63,11 +87,13 @@ mod tests {
 
     #[test]
     fn a_printed_tag_is_read_back() {
-        let tag = Tag { name: "agent-7.b_1", token: 0x0123_4567_89ab_cdef };
-        let line = format!("{tag}IN= OUT=lo");
-        let (read, rest) = Tag::strip(line.as_bytes()).unwrap();
-        assert_eq!(read, tag);
-        assert_eq!(rest, b"IN= OUT=lo");
+        for fence in [Fence::Inner, Fence::Host] {
+            let tag = Tag { fence, name: "agent-7.b_1", token: 0x0123_4567_89ab_cdef };
+            let line = format!("{tag}IN= OUT=lo");
+            let (read, rest) = Tag::strip(line.as_bytes()).unwrap();
+            assert_eq!(read, tag);
+            assert_eq!(rest, b"IN= OUT=lo");
+        }
     }
 
     #[test]
@@ -88,6 +114,9 @@ mod tests {
             "sluice[a:0123456789abcdef]x",
             " sluice[a:0123456789abcdef] ",
             "Sluice[a:0123456789abcdef] ",
+            "sluice-host",
+            "sluice-host:0123456789abcdef] ",
+            "sluice-hosts[a:0123456789abcdef] ",
             &long,
         ] {
             assert!(Tag::strip(text.as_bytes()).is_none(), "{text:?}");

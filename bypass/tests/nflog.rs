@@ -105,9 +105,9 @@ fn later_fragments_and_cut_headers_have_no_ports() {
 
 #[test]
 fn icmp_has_a_type_and_no_ports() {
-    let message = message(PREFIX, &ipv6(58, &[128, 0, 0, 0, 0, 0, 0, 0]));
+    let message = message(PREFIX, &ipv6(58, &[128, 0, 0, 0, 0, 7, 0, 1]));
     let (_, Line::Attempt(attempt)) = nflog::parse(&message, 0) else { panic!("no attempt") };
-    assert_eq!(attempt.icmp, Some(Icmp { kind: 128, code: 0 }));
+    assert_eq!(attempt.icmp, Some(Icmp { kind: 128, code: 0, id: Some(7) }));
     assert_eq!(attempt.dst_port, None);
 }
 

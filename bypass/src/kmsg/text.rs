@@ -21,7 +21,7 @@ use crate::tag::{self, Tag};
 
 /// Reads the text of one record.
 pub fn parse_text<'a>(record: &Record<'a>) -> Line<'a> {
-    if !record.text.starts_with(tag::OPENING) {
+    if !tag::is_opened(record.text) {
         return Line::Foreign;
     }
     if record.facility != 0 {
@@ -52,6 +52,7 @@ struct Fields<'a> {
     gid: Option<u32>,
     icmp_type: Option<u8>,
     icmp_code: Option<u8>,
+    icmp_id: Option<u16>,
     tcp: u8,
     packet_bytes: Option<u32>,
     mark: Option<u32>,
@@ -106,6 +107,8 @@ impl<'a> Fields<'a> {
             b"DPT" => self.dst_port = Some(number(value)?),
             b"TYPE" => self.icmp_type = Some(number(value)?),
             b"CODE" => self.icmp_code = Some(number(value)?),
+            // An IPv4 packet's own ID stands before TYPE=.
+            b"ID" if self.icmp_code.is_some() => self.icmp_id = Some(number(value)?),
             b"UID" => self.uid = Some(number(value)?),
             b"GID" => self.gid = Some(number(value)?),
             b"MARK" => self.mark = Some(hexadecimal(value)?),
@@ -156,7 +159,7 @@ impl<'a> Fields<'a> {
             dst_port: self.dst_port,
             uid: self.uid,
             gid: self.gid,
-            icmp: self.icmp_type.zip(self.icmp_code).map(|(kind, code)| Icmp { kind, code }),
+            icmp: self.icmp_type.zip(self.icmp_code).map(|(kind, code)| Icmp { kind, code, id: self.icmp_id }),
             tcp: TcpFlags(self.tcp),
             packet_bytes: self.packet_bytes,
             mark: self.mark,

@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
     }
 
     fn into_line(self, now_us: u64) -> Line<'a> {
-        if !self.prefix.starts_with(tag::OPENING) {
+        if !tag::is_opened(self.prefix) {
             return Line::Foreign;
         }
         let Some((tag, [])) = Tag::strip(self.prefix) else {

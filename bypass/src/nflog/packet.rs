@@ -124,8 +124,11 @@ impl Packet {
                     self.tcp = TcpFlags(*flags);
                 }
             }
-            (Proto::Icmp | Proto::Icmpv6, [kind, code, ..]) => {
-                self.icmp = Some(Icmp { kind: *kind, code: *code });
+            (Proto::Icmp | Proto::Icmpv6, [kind, code, rest @ ..]) => {
+                let echo = matches!((self.proto, kind), (Proto::Icmp, 0 | 8) | (Proto::Icmpv6, 128 | 129));
+                // Behind the checksum.
+                let id = rest.get(2..4).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
+                self.icmp = Some(Icmp { kind: *kind, code: *code, id: id.filter(|_| echo) });
             }
             _ => {}
         }
