@@ -152,7 +152,9 @@ impl<P: Eq + Hash + Clone> Fold<P> {
             }
         }
         if self.other_end_us <= now_us {
-            self.other.drain().for_each(|((process, proto), tally)| emit(Emission::Other(process, proto, tally)));
+            self.other
+                .drain()
+                .for_each(|((process, proto), tally)| emit(Emission::Other(process, proto, tally)));
         }
     }
 
@@ -164,6 +166,11 @@ impl<P: Eq + Hash + Clone> Fold<P> {
             }
         }
         self.other.drain().for_each(|((process, proto), tally)| emit(Emission::Other(process, proto, tally)));
+    }
+
+    /// The keys that are told apart now: each was seen in the last two windows.
+    pub fn keys(&self) -> impl Iterator<Item = &Key<P>> {
+        self.held.keys()
     }
 
     /// When [`Fold::expire`] next has something to do, in µs; `None` when nothing is held.

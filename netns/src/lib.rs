@@ -62,7 +62,10 @@ mod token;
 pub use attach::Target;
 pub use enter::inside;
 pub use error::Error;
-pub use fence::{Admit, Counters, GuardedLink, HostFence, LinkName, LogLimit, LogPrefix, Traffic};
+pub use fence::{
+    Admit, CounterReader, Counters, GuardedLink, HostCounterReader, HostFence, LinkName, LogLimit, LogPrefix,
+    Traffic,
+};
 pub use island::island;
 pub use name::SandboxName;
 pub use namespace::NamespaceId;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt;
 use crate::attach::{self, Target};
-use crate::fence::{self, CounterSocket, Counters, InnerFence, LogLimit, LogPrefix};
+use crate::fence::{self, CounterReader, CounterSocket, Counters, InnerFence, LogLimit, LogPrefix};
 use crate::nf_log::{self, LoggingOn};
 use crate::state::{Claim, Record, RecordedNamespace, StateDir};
 use crate::{
@@ -195,6 +195,11 @@ impl Sandbox {
         fence::read_counters(&self.counting)
     }
 
+    /// A reader of the same counts for another thread.
+    pub fn counter_reader(&self) -> Result<CounterReader, Error> {
+        enter::inside(self.netns(), open_counting)?.map(CounterReader::new)
+    }
+
     /// Puts the fence back as it was loaded, in one transaction. Its counts start anew.
     pub fn repair_fence(&self) -> Result<(), Error> {
         let fence = self.inner_fence();
@@ -213,6 +218,15 @@ impl Sandbox {
     /// The processes inside, in the host's pids; threads that entered on their own are not seen.
     pub fn processes(&self) -> Result<Vec<u32>, Error> {
         processes::in_namespace(self.id)
+    }
+
+    /// Kills every process inside a namespace that we made, so that nothing more is tried from it; one that was there
+    /// before keeps them. For a last look at counters and log before [`Sandbox::destroy`].
+    pub fn end_processes(&self) -> Result<(), Error> {
+        match self.kind {
+            Kind::Made => processes::kill_all(&self.name, self.id).map(|_killed| ()),
+            Kind::Attached => Ok(()),
+        }
     }
 
     /// Kills every process inside, then removes the namespace, its directory and its lock. The namespace itself

@@ -205,7 +205,10 @@ impl Appliance {
         }
         let monitor = plan
             .watch
-            .then(|| start_monitor(plan.bypass_core, Watch::new(reporter.clone(), Arc::clone(&scanner))))
+            .then(|| {
+                let watch = Watch::new(reporter.clone(), Arc::clone(&scanner), Arc::clone(&guard));
+                Ok::<_, StartError>(start_monitor(plan.bypass_core, watch.map_err(part("the bypass core"))?)?)
+            })
             .transpose()?;
         Ok(Self {
             monitor,

@@ -150,6 +150,10 @@ impl<'a> Made<'a> {
 
     fn end(&mut self) -> Result<(), MadeError> {
         let Some(network) = self.network.take() else { return Ok(()) };
+        // First nothing more happens, then the account is closed.
+        if let Err(error) = network.end_processes() {
+            tracing::warn!(%error, "direct attempts may be missing from the account");
+        }
         end_service(self.appliance, &self.sandbox, network.inode());
         let removed = network.destroy();
         // It ends with the last process of the workload.
@@ -213,7 +217,9 @@ pub(crate) fn serve(
     let listeners = network.listeners(share.listeners)?;
     appliance.watch(Watched {
         sandbox: Arc::clone(&sandbox),
-        token: network.log_token().value(),
+        token: Some(network.log_token().value()),
+        host_token: None,
+        counters: Some(network.counter_reader()?),
         notes: share.notes,
         proxy_address: network.proxy_address(),
     })?;

@@ -134,18 +134,50 @@ fn the_metadata_service_is_out_of_reach_and_the_hint_says_what_it_is() {
 }
 
 #[test]
-fn icmp_is_refused_and_seen() {
+fn icmp_is_refused_and_named_over_both_families() {
     let (outcome, seen) = attempts(
-        "attempt(socket.AF_INET, socket.SOCK_DGRAM, lambda s: None)\n\
-         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)\n\
-         try: s.sendto(b'\\x08\\0\\0\\0\\0\\0\\0\\0', ('192.0.2.1', 0))\n\
-         except OSError as error: print(errno.errorcode[error.errno])\n",
+        "for family, kind, to, echo in (\n\
+        \x20       (socket.AF_INET, socket.IPPROTO_ICMP, '192.0.2.1', b'\\x08'),\n\
+        \x20       (socket.AF_INET6, socket.IPPROTO_ICMPV6, '2001:db8::1', b'\\x80')):\n\
+        \x20   s = socket.socket(family, socket.SOCK_DGRAM, kind)\n\
+        \x20   try: s.sendto(echo + b'\\0' * 7, (to, 0))\n\
+        \x20   except OSError as error: print(errno.errorcode[error.errno])\n",
     );
-    assert_eq!(outcome.text(), "passed\nEPERM\n");
-    assert_eq!(seen.len(), 1, "{outcome}");
-    let event = outcome.the("bypass.detected");
-    assert_eq!((&event["proto"], &event["reason"]), (&"icmp".into(), &"direct_icmp".into()));
-    assert!(event["dst_port"].is_null(), "{event}");
+    // An ICMPv6 ping socket does not tell its sender that the packet was refused.
+    assert!(["EPERM\n", "EPERM\nEPERM\n"].contains(&&*outcome.text()), "{outcome}");
+    let wanted = ["icmp 192.0.2.1 null direct_icmp witness", "icmpv6 2001:db8::1 null direct_icmp witness"];
+    assert_eq!(seen, wanted, "{outcome}");
+    assert!(outcome.events_of("bypass.detected").iter().all(|event| event["process"]["exe"] == python()));
+}
+
+#[test]
+fn ping_is_refused_and_named() {
+    let scene = Scene::new();
+    // Without the capability of its file, which no sandbox grants: it falls back to a ping socket.
+    let folder = tempfile::tempdir().expect("a folder");
+    let ping = folder.path().join("ping");
+    std::fs::copy(program("ping"), &ping).expect("a copy of ping");
+    let outcome = scene.exec().policy("open").run(&[
+        ping.to_str().expect("UTF-8"),
+        "-c",
+        "3",
+        "-i",
+        "0.2",
+        "-w",
+        "3",
+        "192.0.2.1",
+    ]);
+    let events = outcome.events_of("bypass.detected");
+    assert!(!events.is_empty(), "{outcome}");
+    for event in events {
+        assert_eq!(
+            (&event["reason"], &event["identity"]),
+            (&"direct_icmp".into(), &"witness".into()),
+            "{outcome}"
+        );
+        assert_eq!(event["process"]["comm"], "ping", "{event}");
+        assert!(event["hint"].as_str().is_some_and(|hint| hint.contains("ping")), "{event}");
+    }
 }
 
 #[test]

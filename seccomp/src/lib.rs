@@ -40,6 +40,6 @@ pub use launch::{
 pub use privileges::{KEPT_BY_ROOT, User};
 pub use probe::Probe;
 pub use witness::{
-    Call, Found, Join, Note, NoteWriter, Notes, Process, Proto, ProxyVariable, Refused, RingId, Untold,
-    Witness, WitnessError, note_ring,
+    Call, Found, HowStarted, Join, Note, NoteWriter, Notes, Process, Proto, ProxyVariable, Refused, RingId,
+    Untold, Witness, WitnessError, how_started, note_ring,
 };

@@ -142,10 +142,12 @@ pub fn hint(context: &Context<'_>) -> Hint {
     };
     let text = match context.allowed_by_policy {
         Some(true) => {
-            format!("The policy allows this through the proxy, which the program did not use. {advice}")
+            format!("Allowed through the proxy; the program did not use it. {advice}")
         }
         Some(false) => {
-            format!("{advice} The policy does not allow this destination through the proxy either.")
+            format!(
+                "{advice} This address is not allowed through the proxy either (a host name there may be)."
+            )
         }
         None => advice,
     };

@@ -159,7 +159,11 @@ impl<'a> Fields<'a> {
             dst_port: self.dst_port,
             uid: self.uid,
             gid: self.gid,
-            icmp: self.icmp_type.zip(self.icmp_code).map(|(kind, code)| Icmp { kind, code, id: self.icmp_id }),
+            icmp: self.icmp_type.zip(self.icmp_code).map(|(kind, code)| Icmp {
+                kind,
+                code,
+                id: self.icmp_id,
+            }),
             tcp: TcpFlags(self.tcp),
             packet_bytes: self.packet_bytes,
             mark: self.mark,

@@ -42,7 +42,8 @@ impl Namespace {
     }
 
     pub(crate) fn prefix(&self) -> String {
-        sluice_bypass::Tag { fence: sluice_bypass::Fence::Inner, name: &self.name, token: self.token }.to_string()
+        sluice_bypass::Tag { fence: sluice_bypass::Fence::Inner, name: &self.name, token: self.token }
+            .to_string()
     }
 
     fn rules(&self, log: &Log) -> String {

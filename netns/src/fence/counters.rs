@@ -1,8 +1,11 @@
 //! What a fence refused, in exact numbers.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
-use super::{CounterSocket, inner};
+use super::scrape::Family;
+use super::{CounterSocket, host, inner};
 use crate::Error;
 
 /// Packets and bytes, IPv4 and IPv6 together.
@@ -55,8 +58,9 @@ impl Counters {
 
 /// Reads the counters of the inner fence through `socket`; `None` when the fence is gone.
 pub(crate) fn read(socket: &CounterSocket) -> Result<Option<Counters>, Error> {
-    let found =
-        socket.read(inner::TABLE).map_err(Error::io("read the counters of", "the fence in a namespace"))?;
+    let found = socket
+        .read(Family::Inet, inner::TABLE)
+        .map_err(Error::io("read the counters of", "the fence in a namespace"))?;
     let mut counters = Counters::default();
     for (name, traffic) in &found {
         if let Some(counter) = counters.by_name(name) {
@@ -64,6 +68,43 @@ pub(crate) fn read(socket: &CounterSocket) -> Result<Option<Counters>, Error> {
         }
     }
     Ok((!found.is_empty()).then_some(counters))
+}
+
+/// Reads what the inner fence of one sandbox has counted, on whichever thread it is.
+#[derive(Debug)]
+pub struct CounterReader(CounterSocket);
+
+impl CounterReader {
+    pub(crate) const fn new(socket: CounterSocket) -> Self {
+        Self(socket)
+    }
+
+    /// The counts, in some ten microseconds; `None` when the fence is not there.
+    pub fn read(&self) -> Result<Option<Counters>, Error> {
+        read(&self.0)
+    }
+}
+
+/// Reads what the host's fence has dropped, on whichever thread it is.
+#[derive(Debug)]
+pub struct HostCounterReader(CounterSocket);
+
+impl HostCounterReader {
+    /// Opens it in the calling thread's namespace, the host's.
+    pub fn open() -> Result<Self, Error> {
+        let failed = Error::io("open a netlink socket in", "/proc/thread-self/ns/net");
+        CounterSocket::open_in_own().map(Self).map_err(failed)
+    }
+
+    /// What the links of each sandbox dropped, by its name. None, when there is no host fence.
+    pub fn read(&self) -> Result<HashMap<String, Traffic>, Error> {
+        let found = self.0.read(Family::NetDev, host::TABLE);
+        let found = found.map_err(Error::io("read the counters of", "the host fence"))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(name, traffic)| Some((name.strip_prefix("dropped_")?.to_owned(), traffic)))
+            .collect())
+    }
 }
 
 /// The counters among nft's objects. (Not through the nftables crate, whose counts end at 4 GiB.)

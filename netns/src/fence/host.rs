@@ -31,7 +31,7 @@ use super::rules::{
 use super::{LogPrefix, Traffic, counters, nft};
 use crate::{Error, LogToken, SandboxName};
 
-const TABLE: &str = "sluice_host";
+pub(super) const TABLE: &str = "sluice_host";
 
 /// Before everything else at the ingress hook.
 const PRIORITY: i32 = -500;

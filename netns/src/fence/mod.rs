@@ -18,7 +18,7 @@ mod prefix;
 mod rules;
 mod scrape;
 
-pub use counters::{Counters, Traffic};
+pub use counters::{CounterReader, Counters, HostCounterReader, Traffic};
 pub use host::{Admit, GuardedLink, HostFence, LinkName};
 pub use inner::InnerFence;
 pub use prefix::LogPrefix;

@@ -21,7 +21,6 @@ use super::Traffic;
 const NFT_SUBSYSTEM: u16 = 10;
 const NEW_OBJECT: u16 = NFT_SUBSYSTEM * 256 + 18;
 const GET_OBJECT: u16 = NFT_SUBSYSTEM * 256 + 19;
-const INET: u8 = 1;
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
 const OBJECT_TYPE: u16 = 3;
@@ -37,6 +36,15 @@ const ANSWER_SECONDS_MAX: i64 = 1;
 /// Messages of a dump come in buffers of this size at most.
 const BUFFER: usize = 32 * 1024;
 
+/// The family of a table, by the kernel's number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Family {
+    /// `NFPROTO_INET`
+    Inet = 1,
+    /// `NFPROTO_NETDEV`
+    NetDev = 5,
+}
+
 /// A netlink socket inside a namespace.
 #[derive(Debug)]
 pub(crate) struct CounterSocket(OwnedFd);
@@ -50,10 +58,10 @@ impl CounterSocket {
         Ok(Self(fd))
     }
 
-    /// The counters of table `inet <table>`: name and traffic. None if there is no such table.
-    pub(crate) fn read(&self, table: &str) -> io::Result<Vec<(String, Traffic)>> {
+    /// The counters of a table: name and traffic. None if there is no such table.
+    pub(crate) fn read(&self, family: Family, table: &str) -> io::Result<Vec<(String, Traffic)>> {
         let fd = self.0.as_raw_fd();
-        send(fd, &question(table), MsgFlags::empty())?;
+        send(fd, &question(family, table), MsgFlags::empty())?;
         let mut counters = Vec::new();
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -65,8 +73,8 @@ impl CounterSocket {
     }
 }
 
-fn question(table: &str) -> Vec<u8> {
-    let mut body = vec![INET, 0, 0, 0];
+fn question(family: Family, table: &str) -> Vec<u8> {
+    let mut body = vec![family as u8, 0, 0, 0];
     let mut name = table.as_bytes().to_vec();
     name.push(0);
     put_attribute(&mut body, OBJECT_TABLE, &name);

@@ -166,6 +166,17 @@ pub struct ProcessView<'a> {
     pub ancestors: &'a [String],
 }
 
+/// A process that may have been it, as events show it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CandidateView<'a> {
+    /// Process id in the host's namespace.
+    pub pid: u32,
+    /// Path of the program.
+    pub exe: &'a str,
+    /// The kernel's short name.
+    pub comm: &'a str,
+}
+
 /// One event. Absent fields are left out of the line.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[allow(missing_docs)] // named as in docs/events.md, which says what they mean
@@ -194,6 +205,9 @@ pub struct Event<'a> {
     pub uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessView<'a>>,
+    /// Where the process is not known: those of the same user in the sandbox.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub candidates: &'a [CandidateView<'a>],
     /// How the process is known (decision 5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<&'a str>,
@@ -214,6 +228,9 @@ pub struct Event<'a> {
     pub bytes_down: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// Of a direct attempt: whether the program would reach that address and port through the proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_via_proxy: Option<bool>,
     /// Free words on the cause: an errno in words, the errors of a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
@@ -261,6 +278,7 @@ impl Event<'_> {
             src_port: None,
             uid: None,
             process: None,
+            candidates: &[],
             identity: None,
             identity_trail: None,
             rule: None,
@@ -270,6 +288,7 @@ impl Event<'_> {
             bytes_up: None,
             bytes_down: None,
             duration_ms: None,
+            allowed_via_proxy: None,
             detail: None,
             hint: None,
             count: None,

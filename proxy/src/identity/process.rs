@@ -222,6 +222,16 @@ impl Facts {
         Ok(process)
     }
 
+    /// The facts of a process, if it is one of this user.
+    pub(super) fn of_user(&self, pid: u32, uid: u32) -> Option<Arc<Process>> {
+        let dir = Arc::new(self.proc.process(pid).ok()?);
+        if dir.uid() != Ok(uid) {
+            return None;
+        }
+        let start_time = dir.stat(|bytes| stat::parse(bytes).map(|stat| stat.start_time)).ok()?;
+        self.of(&dir, start_time).ok()
+    }
+
     /// The process that the witness noted, with what can still be added to it: the note's binary counts, whatever the
     /// process runs by now.
     pub(super) fn of_note(&self, seen: Seen) -> Arc<Process> {

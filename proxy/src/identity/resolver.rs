@@ -226,6 +226,16 @@ impl Resolver {
         }
     }
 
+    /// The processes of a user in the sandbox, at most `max`, the latest first. Reads `/proc` for milliseconds: never on
+    /// a worker.
+    pub fn processes_of(&self, uid: u32, max: usize) -> Vec<Arc<Process>> {
+        let mut holders = lock(&self.shared.holders);
+        let living: Vec<u32> = holders.living().map(Iterator::collect).unwrap_or_default();
+        drop(holders);
+        let of_uid = |pid: u32| self.shared.facts.of_user(pid, uid);
+        living.into_iter().filter_map(of_uid).take(max).collect()
+    }
+
     fn ask_the_kernel(&self, ticket: &mut Ticket) {
         let mut diag = lock(&self.diag);
         let answer = diag.as_mut().map_err(|answer| *answer).and_then(|socket| {
@@ -377,6 +387,11 @@ impl Ticket {
         self.trail.pid_table = Answer::Busy;
         self.trail.global_table = Answer::Busy;
         self.nobody()
+    }
+
+    /// Whether the socket is known, and only its holder sought.
+    pub const fn knows_socket(&self) -> bool {
+        self.inode.is_some()
     }
 
     pub(super) const fn shared(&self) -> &Arc<Shared> {

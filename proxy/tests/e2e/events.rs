@@ -19,7 +19,9 @@ const KINDS: [&str; 12] = [
     "policy.rejected",
     "monitor.lost",
 ];
-const FIELDS: [&str; 27] = [
+const FIELDS: [&str; 29] = [
+    "allowed_via_proxy",
+    "candidates",
     "time",
     "event",
     "sandbox",
@@ -51,7 +53,7 @@ const FIELDS: [&str; 27] = [
 const PROCESS_FIELDS: [&str; 5] = ["pid", "exe", "sha256", "comm", "ancestors"];
 const VIA: [&str; 2] = ["proxy", "direct"];
 const ACTIONS: [&str; 5] = ["allowed", "denied", "audited", "rejected", "dropped"];
-const IDENTITIES: [&str; 6] = ["witness", "trace", "diag", "pid-table", "global-table", "none"];
+const IDENTITIES: [&str; 7] = ["witness", "trace", "diag", "pid-table", "global-table", "candidates", "none"];
 /// Reasons of a bypass: a closed set.
 const DIRECT: [&str; 6] =
     ["direct_tcp", "direct_udp", "direct_dns", "direct_icmp", "direct_other", "direct_various"];

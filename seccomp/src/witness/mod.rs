@@ -32,6 +32,7 @@ mod who;
 pub use notes::{Call, Found, Join, Note, Notes, Process, Proto, ProxyVariable, Refused, RingId, Untold};
 pub(crate) use program::assemble as program;
 pub use ring::{NoteWriter, note_ring};
+pub use who::{HowStarted, how_started};
 
 use attempt::Attempt;
 use listener::{Event, Listener, Notification};

@@ -211,10 +211,10 @@ impl Notes {
         state.rings.retain(|(ring, _)| *ring != id);
     }
 
-    /// Reads the rings. Whoever asks a question causes it too; the bypass core does it in between, lest a ring that
-    /// nobody asks about runs over.
-    pub fn refresh(&self) {
-        self.lock().refresh();
+    /// Reads the rings; whether there was anything new. Whoever asks a question causes it too; the bypass core does it
+    /// in between, lest a ring that nobody asks about runs over.
+    pub fn refresh(&self) -> bool {
+        self.lock().refresh()
     }
 
     /// For the proxy: the latest TCP note from this port to this destination. It stays.
@@ -285,12 +285,15 @@ impl Notes {
 }
 
 impl State {
-    fn refresh(&mut self) {
+    fn refresh(&mut self) -> bool {
+        let mut news = false;
         for (_, ring) in self.rings.iter_mut().filter(|(_, ring)| ring.has_news()) {
+            news = true;
             let missed = ring.read(|note| self.index.add(note));
             self.overwritten = self.overwritten.saturating_add(missed.overwritten);
             self.garbled = self.garbled.saturating_add(missed.garbled);
         }
+        news
     }
 }
 

@@ -113,9 +113,17 @@ fn read_exe(link: &OwnedFd) -> Option<Arc<Path>> {
     readlinkat(link, c"").ok().map(|target| Arc::from(Path::new(&target)))
 }
 
-/// `process` with how it was started, as far as that can be read.
-fn started(process: Process) -> Process {
-    let pid = process.pid;
+/// How a process was started: what a hint is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HowStarted {
+    /// Its command line, at most [`ARGS_MAX`] words; empty if it could not be read.
+    pub args: Arc<[Box<str>]>,
+    /// Whether it was started with a proxy variable, if its environment could be read.
+    pub proxy_variable: Option<ProxyVariable>,
+}
+
+/// How the process that is `pid` now was started. It may have changed either since, which is for itself to know.
+pub fn how_started(pid: u32) -> HowStarted {
     let line = read_up_to(&format!("/proc/{pid}/cmdline"), ARGS_BYTES_MAX).unwrap_or_default();
     let environment = read_up_to(&format!("/proc/{pid}/environ"), ENVIRONMENT_BYTES_MAX);
     let proxy_variable = environment.and_then(|bytes| match has_proxy_variable(&bytes) {
@@ -124,7 +132,13 @@ fn started(process: Process) -> Process {
         false if bytes.len() >= ENVIRONMENT_BYTES_MAX => None,
         false => Some(ProxyVariable::Absent),
     });
-    Process { args: words(&line), proxy_variable, ..process }
+    HowStarted { args: words(&line), proxy_variable }
+}
+
+/// `process` with how it was started.
+fn started(process: Process) -> Process {
+    let HowStarted { args, proxy_variable } = how_started(process.pid);
+    Process { args, proxy_variable, ..process }
 }
 
 fn read_up_to(path: &str, bytes: usize) -> Option<Vec<u8>> {
