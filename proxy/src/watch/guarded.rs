@@ -24,6 +24,9 @@ const LOOK_ACTIVE_US: u64 = 50_000;
 /// How often those of the others are.
 const LOOK_QUIET_US: u64 = 2_000_000;
 
+/// How long a caller on a busy machine may take from its note to its packet, in ns.
+const STALLED_NS_MAX: u64 = 1_000_000_000;
+
 /// Attempts of one sandbox that wait for the list of its processes; what comes beyond is told without candidates.
 const WAITING_MAX: usize = 4_096;
 
@@ -247,7 +250,7 @@ impl Guarded {
             let untold = Untold {
                 proto: noted,
                 count,
-                after_ns: missing.after_ns.saturating_sub(LOOK_ACTIVE_US * 1_000),
+                after_ns: missing.after_ns.saturating_sub(STALLED_NS_MAX),
                 before_ns: missing.before_ns,
                 proxy: self.watched.proxy_address.ip(),
             };
