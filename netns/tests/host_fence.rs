@@ -276,3 +276,20 @@ fn many_links_are_one_transaction() {
     host.load(&links);
     assert_eq!(within(&host.host, HostFence::violations).expect("violations").len(), 40);
 }
+
+#[test]
+fn counts_go_on_when_the_fence_is_loaded_again_with_another_link() {
+    let scene = Scene::new();
+    let host = Host::start();
+    let first = guarded(&scene, 0, Admit::Nothing);
+    host.load(std::slice::from_ref(&first));
+    let _ =
+        within(host.guest(0), || UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"x", "192.0.2.1:53")));
+    scene::eventually("the packet is counted", || host.violations("guest-0").packets >= 1);
+    let before = host.violations("guest-0").packets;
+    host.load(&[first.clone(), guarded(&scene, 1, Admit::Nothing)]);
+    assert!(host.violations("guest-0").packets >= before, "a new neighbour takes nothing away");
+    assert_eq!(host.violations("guest-1").packets, 0);
+    host.load(&[first]);
+    assert!(host.violations("guest-0").packets >= before);
+}

@@ -93,6 +93,7 @@ impl<'a> Made<'a> {
             mode: Mode::Process,
             view_of: None,
             notes: Some(Arc::clone(&notes)),
+            host_token: None,
             listeners: appliance.workers(),
         };
         let sandbox = serve(appliance, &network, share)?;
@@ -185,6 +186,8 @@ pub(crate) struct Share {
     pub(crate) view_of: Option<u32>,
     /// What its witnesses note, if it has any.
     pub(crate) notes: Option<Arc<Notes>>,
+    /// The secret in the lines of the host's fence about it, if that guards a link of it.
+    pub(crate) host_token: Option<u64>,
     /// Listening sockets, each for another worker as far as there are workers.
     pub(crate) listeners: usize,
 }
@@ -218,7 +221,7 @@ pub(crate) fn serve(
     appliance.watch(Watched {
         sandbox: Arc::clone(&sandbox),
         token: Some(network.log_token().value()),
-        host_token: None,
+        host_token: share.host_token,
         counters: Some(network.counter_reader()?),
         notes: share.notes,
         proxy_address: network.proxy_address(),

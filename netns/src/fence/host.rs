@@ -14,7 +14,7 @@
 //! The kernel finds a link's chain by the link and looks tuples up by hash, so the cost of a packet does not depend
 //! on how many sandboxes there are. If a daemon dies, the fence stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -28,7 +28,7 @@ use super::rules::{
     FenceTable, LogLimit, TableBuilder, accept, any_of, arrival_link, count, drop, field_is, jump, log,
     meta_is, payload, protocol_is, removal, text, tuple_is_in,
 };
-use super::{LogPrefix, Traffic, counters, nft};
+use super::{HostCounterReader, LogPrefix, Traffic, counters, nft};
 use crate::{Error, LogToken, SandboxName};
 
 pub(super) const TABLE: &str = "sluice_host";
@@ -98,9 +98,10 @@ pub struct HostFence {
 
 impl HostFence {
     /// Makes the kernel's host fence exactly this one, in one transaction in the calling thread's namespace, and
-    /// reads it back. Loading the same twice is fine; the counts start anew.
+    /// reads it back. Loading the same twice is fine. The counts of sandboxes that stay go on; a packet that is dropped
+    /// in the very moment between may be missing from them.
     pub fn load(&self) -> Result<(), Error> {
-        let table = self.table();
+        let table = self.table(&HostCounterReader::open()?.read()?);
         nft::load_into_own(&table, &table.replace())
     }
 
@@ -117,7 +118,7 @@ impl HostFence {
             .collect())
     }
 
-    fn table(&self) -> FenceTable {
+    fn table(&self, counted: &HashMap<String, Traffic>) -> FenceTable {
         let mut table = TableBuilder::new(NfFamily::NetDev, TABLE);
         self.add_sets(&mut table);
         table.counter("kernel_noise");
@@ -128,7 +129,8 @@ impl HostFence {
         let names: std::collections::BTreeSet<&SandboxName> =
             self.links.iter().map(|link| &link.name).collect();
         for name in names {
-            table.counter(format!("dropped_{name}"));
+            let before = counted.get(name.as_str()).copied().unwrap_or_default();
+            table.counter_from(format!("dropped_{name}"), before);
         }
         for (number, guarded) in self.links.iter().enumerate() {
             let chain = format!("from_{}_{number}", guarded.name);

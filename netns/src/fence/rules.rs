@@ -15,7 +15,7 @@ use nftables::stmt::{
 };
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 
-use super::LogPrefix;
+use super::{LogPrefix, Traffic};
 use crate::limits;
 
 /// How many lines a fence may write to the kernel log, per protocol.
@@ -76,12 +76,17 @@ impl TableBuilder {
     }
 
     pub(super) fn counter(&mut self, name: impl Into<Cow<'static, str>>) {
+        self.counter_from(name, Traffic::default());
+    }
+
+    /// A counter that goes on from `traffic`, as far as nft's types go (4 GiB).
+    pub(super) fn counter_from(&mut self, name: impl Into<Cow<'static, str>>, traffic: Traffic) {
         self.objects.push(NfListObject::Counter(Counter {
             family: self.family,
             table: self.name.into(),
             name: name.into(),
-            packets: Some(0),
-            bytes: Some(0),
+            packets: Some(traffic.packets.try_into().unwrap_or(u32::MAX)),
+            bytes: Some(traffic.bytes.try_into().unwrap_or(u32::MAX)),
             ..Counter::default()
         }));
     }

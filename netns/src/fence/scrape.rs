@@ -157,7 +157,7 @@ mod tests {
         let mut data = Vec::new();
         put_attribute(&mut data, COUNTER_BYTES, &(packets * 60).to_be_bytes());
         put_attribute(&mut data, COUNTER_PACKETS, &packets.to_be_bytes());
-        let mut body = vec![INET, 0, 0, 0];
+        let mut body = vec![Family::Inet as u8, 0, 0, 0];
         put_attribute(&mut body, OBJECT_NAME, format!("{name}\0").as_bytes());
         put_attribute(&mut body, OBJECT_DATA | 0x8000, &data);
         message(NEW_OBJECT, &body)

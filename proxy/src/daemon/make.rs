@@ -20,6 +20,7 @@ use crate::made::{self, MadeError, Share};
 use crate::policy::{self, Policy};
 use crate::reload;
 use crate::sandbox::Sandbox;
+use crate::watch::Watched;
 
 impl Daemon {
     /// Makes, attaches or enrols a sandbox that there is not yet, and serves it.
@@ -63,10 +64,12 @@ impl Daemon {
     fn build(&self, order: Order, guarded: Option<GuardedLink>, take_over: bool) -> Result<Member, Refusal> {
         let Some((network, is_new)) = self.network(&order, take_over)? else {
             let sandbox = self.external(&order)?;
+            self.watch_link(&sandbox, guarded.as_ref())?;
             return Ok(Member::new(order, sandbox, None, guarded, None));
         };
         let notes = matches!(order.shape, Shape::Made).then(|| Arc::new(Notes::default()));
-        let built = self.serve_network(&order, &network, notes.clone()).and_then(|sandbox| {
+        let served = self.serve_network(&order, &network, notes.clone(), guarded.as_ref());
+        let built = served.and_then(|sandbox| {
             match order.to_request().map(|request| note(network.netns_path(), &order, request)) {
                 None | Some(Ok(())) => Ok(sandbox),
                 Some(Err(refusal)) => {
@@ -120,11 +123,26 @@ impl Daemon {
         Ok(Some((network, true)))
     }
 
+    /// Has what the host's fence drops of an external sandbox told.
+    fn watch_link(&self, sandbox: &Arc<Sandbox>, guarded: Option<&GuardedLink>) -> Result<(), Refusal> {
+        let Some(guarded) = guarded else { return Ok(()) };
+        let watched = Watched {
+            sandbox: Arc::clone(sandbox),
+            token: None,
+            host_token: Some(guarded.token.value()),
+            notes: None,
+            counters: None,
+            proxy_address: self.settings.listen.unwrap_or(self.settings.proxy_address),
+        };
+        Ok(self.appliance.watch(watched).map_err(MadeError::Watch)?)
+    }
+
     fn serve_network(
         &self,
         order: &Order,
         network: &Network,
         notes: Option<Arc<Notes>>,
+        guarded: Option<&GuardedLink>,
     ) -> Result<Arc<Sandbox>, Refusal> {
         let view_of = match &order.shape {
             Shape::Attached { .. } => network.processes()?.into_iter().min(),
@@ -136,6 +154,7 @@ impl Daemon {
             mode: mode(order.identity),
             view_of,
             notes,
+            host_token: guarded.map(|guarded| guarded.token.value()),
             listeners: self.settings.listeners_per_sandbox,
         };
         Ok(made::serve(&self.appliance, network, share)?)
@@ -186,11 +205,18 @@ impl Daemon {
     pub(super) fn end(&self, claim: &Claim<'_>, member: &Member, why: &str) -> Result<(), Refusal> {
         tracing::debug!(sandbox = &*claim.name, why, "removing");
         let removed = if let Some(network) = member.take_network() {
+            // First nothing more happens, then the account is closed.
+            if let Err(error) = network.end_processes() {
+                tracing::warn!(%error, sandbox = &*claim.name, "direct attempts may be missing from the account");
+            }
             made::end_service(&self.appliance, member.sandbox(), network.inode());
             network.destroy()
         } else {
             self.enrol();
             self.appliance.forget(member.sandbox());
+            if member.guarded().is_some() {
+                self.appliance.unwatch(member.sandbox());
+            }
             Ok(())
         };
         if member.guarded().is_some() {
