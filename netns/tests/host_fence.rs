@@ -281,7 +281,7 @@ fn many_links_are_one_transaction() {
 fn counts_go_on_when_the_fence_is_loaded_again_with_another_link() {
     let scene = Scene::new();
     let host = Host::start();
-    let first = guarded(&scene, 0, Admit::Nothing);
+    let first = guarded(&scene, 0, proxy_for("10.9.0.2", "10.9.0.1:3128"));
     host.load(std::slice::from_ref(&first));
     let _ =
         within(host.guest(0), || UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"x", "192.0.2.1:53")));

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use super::{Event, ProcessView, Time};
+use super::{CandidateView, Event, ProcessView, Time};
 
 /// Appends `event` as an object, without the line's end.
 pub(super) fn render(out: &mut Vec<u8>, event: &Event<'_>) {
@@ -23,6 +23,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event<'_>) {
         src_port,
         uid,
         process,
+        candidates,
         identity,
         identity_trail,
         rule,
@@ -32,6 +33,7 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event<'_>) {
         bytes_up,
         bytes_down,
         duration_ms,
+        allowed_via_proxy,
         detail,
         hint,
         count,
@@ -54,6 +56,16 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event<'_>) {
     if let Some(process) = process {
         self::process(out, process);
     }
+    for (at, CandidateView { pid, exe, comm }) in candidates.iter().enumerate() {
+        let opening: &[u8] = if at == 0 { b",\"candidates\":[{\"pid\":" } else { b",{\"pid\":" };
+        number(out, opening, Some(*pid));
+        text(out, b",\"exe\":", Some(exe));
+        text(out, b",\"comm\":", Some(comm));
+        out.push(b'}');
+    }
+    if !candidates.is_empty() {
+        out.push(b']');
+    }
     text(out, b",\"identity\":", *identity);
     text(out, b",\"identity_trail\":", *identity_trail);
     text(out, b",\"rule\":", *rule);
@@ -63,6 +75,13 @@ pub(super) fn render(out: &mut Vec<u8>, event: &Event<'_>) {
     number(out, b",\"bytes_up\":", *bytes_up);
     number(out, b",\"bytes_down\":", *bytes_down);
     number(out, b",\"duration_ms\":", *duration_ms);
+    if let Some(allowed) = allowed_via_proxy {
+        out.extend_from_slice(if *allowed {
+            b",\"allowed_via_proxy\":true"
+        } else {
+            b",\"allowed_via_proxy\":false"
+        });
+    }
     text(out, b",\"detail\":", *detail);
     text(out, b",\"hint\":", *hint);
     number(out, b",\"count\":", *count);
@@ -227,7 +246,11 @@ mod tests {
             ancestors in proptest::collection::vec(".{0,12}", 0..4),
             number: u64,
         ) {
-            let event = with_everything(&text, &ancestors, number);
+            let mut event = with_everything(&text, &ancestors, number);
+            event.allowed_via_proxy = Some(number.is_multiple_of(3));
+            let candidate = CandidateView { pid: number as u32, exe: &text, comm: &text };
+            let candidates = vec![candidate; ancestors.len()];
+            event.candidates = &candidates;
             prop_assert_eq!(rendered(&event), serde_json::to_string(&event).unwrap());
         }
     }
