@@ -193,9 +193,9 @@ impl Guarded {
 
     /// Holds what the host's fence dropped against what was told of it.
     pub(super) fn look_at_host(&mut self, dropped: u64, now_us: u64) {
-        let now_ns = now_us.saturating_mul(1_000);
-        let account = self.host_account.get_or_insert_with(|| Account::new([dropped], now_ns));
-        let [count] = account.look([dropped], now_ns).counts;
+        let at_ns = now_us.saturating_mul(1_000);
+        let account = self.host_account.get_or_insert_with(|| Account::new([dropped], at_ns));
+        let [count] = account.look([dropped], at_ns).counts;
         account.tell(0, count);
         self.violated.increment(count);
         self.violations.add_other(now_us, None, Proto::Unknown, count);
