@@ -102,3 +102,75 @@ fn the_builtin_policies_say_yes_and_no() {
     let deny = Policy::compile(&builtin(&Source::Deny));
     assert_eq!(answer(&deny, None, "CONNECT anything.example:1"), Err(Reason::HostNotAllowed));
 }
+
+/// Every kind of entry that the format's public examples use, written afresh, means what it means there.
+#[test]
+fn a_policy_in_the_format_that_people_have_means_the_same() {
+    use policy_questions::ask;
+    use sluice::address::Reach;
+    use sluice::policy::Protocol;
+
+    let policy = example("coding-agent.yaml");
+    let [agent, node, git] = ["/usr/local/bin/agent", "/usr/bin/node", "/usr/bin/git"].map(Some);
+    let python = Some("/opt/venv/bin/python3.12");
+    for (exe, question, expected) in [
+        (agent, "CONNECT api.model.example:443", Ok("model-api")),
+        (node, "CONNECT telemetry.model.example:443", Ok("model-api")),
+        (git, "CONNECT api.model.example:443", Err(Reason::BinaryNotAllowed)),
+        (None, "CONNECT api.model.example:443", Err(Reason::IdentityUnknown)),
+        (agent, "GET api.forge.example:443/repos/a/b", Ok("forge-rest-read-only")),
+        (agent, "HEAD api.forge.example:443/repos/a/b", Ok("forge-rest-read-only")),
+        (agent, "POST api.forge.example:443/repos/a/b", Err(Reason::MethodNotAllowed)),
+        (git, "CONNECT forge.example.com:8443", Ok("forge-git")),
+        (git, "CONNECT forge.example.com:22", Err(Reason::PortNotAllowed)),
+        (git, "GET forge.example.com:443/a/b.git/info/refs?service=git-upload-pack", Ok("forge-git")),
+        (
+            git,
+            "GET forge.example.com:443/a/b.git/info/refs?service=git-receive-pack",
+            Err(Reason::QueryNotAllowed),
+        ),
+        (git, "POST forge.example.com:443/a/b.git/git-upload-pack", Ok("forge-git")),
+        (git, "POST forge.example.com:443/a/b.git/git-receive-pack", Err(Reason::DenyRule)),
+        (git, "POST forge.example.com:443/a/x/..//b.git/git-receive-pack", Err(Reason::DenyRule)),
+        (git, "POST forge.example.com:443/a/secrets.git/git-upload-pack", Err(Reason::DenyRule)),
+        (Some("/usr/lib/git-core/git-remote-http"), "CONNECT forge.example.com:443", Ok("forge-git")),
+        (Some("/sandbox/.editor-server/bin/x/node"), "CONNECT a.editor.example.com:443", Ok("editor")),
+        (Some("/usr/bin/curl"), "CONNECT a.b.cdn.example.com:443", Ok("editor")),
+        (Some("/usr/bin/curl"), "CONNECT cdn.example.com:443", Err(Reason::HostNotAllowed)),
+        (Some("/usr/bin/curl"), "CONNECT a.b.editor.example.com:443", Err(Reason::HostNotAllowed)),
+        (python, "CONNECT 10.0.6.9:8080", Ok("inside")),
+        (python, "CONNECT 192.168.1.7:8080", Ok("inside")),
+        (python, "CONNECT 192.168.1.8:8080", Err(Reason::AddressNotAllowed)),
+        (python, "CONNECT any.name.example:8080", Ok("inside")),
+        (node, "GET npm.example.com:80/@corp%2flib", Ok("registry")),
+        (node, "POST npm.example.com:80/@corp/lib", Err(Reason::MethodNotAllowed)),
+        (node, "POST npm.example.com:80/-/npm/v1/audits", Ok("registry")),
+        (node, "DELETE npm.example.com:80/-/npm/v1/audits", Ok("registry")),
+        (node, "GET stream.example.com:80/ws/1", Ok("live")),
+        (node, "GET stream.example.com:80/other", Err(Reason::PathNotAllowed)),
+        (node, "POST stream.example.com:80/ws/1", Err(Reason::MethodNotAllowed)),
+    ] {
+        assert_eq!(answer(&policy, exe, question), expected.map(ToOwned::to_owned), "{exe:?} {question}");
+    }
+    let inside = |exe, question| ask(&policy, exe, question, |answer| answer.unwrap().protocol());
+    assert_eq!(inside(agent, "CONNECT api.model.example:443"), Protocol::Raw);
+    assert_eq!(inside(agent, "CONNECT api.forge.example:443"), Protocol::Http);
+    ask(&policy, python, "CONNECT a.db.example.com:5432", |answer| {
+        let permit = answer.unwrap();
+        assert!(permit.admits("10.0.5.1".parse().unwrap(), Reach::Private));
+        assert!(!permit.admits("10.0.6.1".parse().unwrap(), Reach::Private), "only where it is listed");
+    });
+    ask(&policy, Some("/usr/bin/curl"), "CONNECT a.cdn.example.com:443", |answer| {
+        assert!(
+            !answer.unwrap().admits("10.0.5.1".parse().unwrap(), Reach::Private),
+            "a wildcard lists none"
+        );
+    });
+    ask(&policy, agent, "CONNECT telemetry.model.example:443", |answer| {
+        assert!(answer.unwrap().admits("10.9.9.9".parse().unwrap(), Reach::Private), "a declared name may");
+    });
+    ask(&policy, node, "DELETE npm.example.com:80/-/npm/v1/audits", |answer| {
+        let audited = answer.unwrap().audited().map(|deny| deny.reason);
+        assert_eq!(audited, Some(Reason::MethodNotAllowed), "what an audit lets pass is told");
+    });
+}

@@ -82,10 +82,13 @@ fn contradictions_in_an_endpoint_are_errors() {
         ("protocol: http\naccess: full\ndeny_rules: []", "p.yaml:10:21: error: the list is empty"),
         ("path: /x/**", "p.yaml:8:9: error: what requests are allowed?"),
         (
-            "protocol: http\naccess: full\ntls: skip",
+            "protocol: http\naccess: read-only\ntls: skip",
             "p.yaml:10:14: error: with this tls nothing inside could be judged",
         ),
-        ("protocol: http\naccess: full\ntls: passthrough", "p.yaml:10:14: error: with this tls"),
+        (
+            "protocol: http\naccess: full\ntls: passthrough\ndeny_rules: [{method: PUT}]",
+            "p.yaml:10:14: error: with this tls",
+        ),
         ("protocol: tcp\naccess: read-only", "p.yaml:9:9: error: access says nothing about a raw tunnel"),
         ("protocol: tcp\npath: /x", "p.yaml:9:9: error: path says nothing about a raw tunnel"),
         (
@@ -259,6 +262,14 @@ fn the_parts_that_confine_the_workload() {
 #[test]
 fn old_spellings_load_with_a_note() {
     for (lines, note) in [
+        (
+            "protocol: rest\naccess: full\ntls: passthrough",
+            "p.yaml:10:14: note: \"passthrough\" is an old spelling of \"skip\"",
+        ),
+        (
+            "protocol: rest\naccess: read-write\ntls: terminate",
+            "p.yaml:10:14: note: \"terminate\" is an old spelling of \"auto\"",
+        ),
         ("tls: terminate", "p.yaml:8:14: note: \"terminate\" is an old spelling of \"auto\""),
         ("tls: passthrough", "p.yaml:8:14: note: \"passthrough\" is an old spelling of \"skip\""),
         (

@@ -235,16 +235,24 @@ network_policies:
       - {host: web.example.com, port: 80, protocol: http, access: full, deny_rules: [{method: DELETE, path: /x}]}
     binaries:
       - path: /usr/bin/curl
+  lax:
+    endpoints:
+      - {host: 2001:db8::1, port: 443, enforcement: audit}
+      - {host: audited.example.com, port: 80, access: read-only, enforcement: audit}
+    binaries:
+      - path: /usr/bin/wget
 ";
 
     fn explained(binary: Option<&str>, method: &str, target: &str) -> (String, bool) {
+        // `child < parent < grandparent`
+        let mut programs = binary.into_iter().flat_map(|chain| chain.split(" < "));
         let mut out = Diagnostics::default();
         let file = policy::parse(POLICY, &"p.yaml".into(), &mut out).unwrap();
         let target = Target::parse(method, target).unwrap();
         let question = Question {
             policy: Source::Deny,
-            binary: binary.map(Into::into),
-            ancestors: Vec::new(),
+            binary: programs.next().map(Into::into),
+            ancestors: programs.map(Into::into).collect(),
             method: method.into(),
             target: String::new(),
         };
@@ -281,6 +289,37 @@ network_policies:
                 false,
                 &["denied (deny_rule)", "at        p.yaml:6:86"],
             ),
+            (
+                Some("/usr/bin/env < /bin/sh < /usr/bin/curl"),
+                "CONNECT",
+                "api.example.com:443",
+                true,
+                &["rule      api"],
+            ),
+            (
+                curl,
+                "CONNECT",
+                "[2001:db8::1]:443",
+                true,
+                &[
+                    "allowed (audited)",
+                    "rule      lax",
+                    "audit     would be denied: binary_not_allowed",
+                    "near      rule lax allows /usr/bin/wget, not /usr/bin/curl (p.yaml:11:9)",
+                ],
+            ),
+            (
+                Some("/usr/bin/wget"),
+                "POST",
+                "http://audited.example.com/",
+                true,
+                &[
+                    "allowed (audited)",
+                    "would be denied: method_not_allowed",
+                    "rule lax allows read-only requests",
+                ],
+            ),
+            (curl, "CONNECT", "[2001:db8::1]:444", false, &["port 444 did not (443) (p.yaml:11:9)"]),
             (curl, "CONNECT", "api.example.com:80", false, &["port 80 did not (443) (p.yaml:5:9)"]),
             (curl, "CONNECT", "api.exmaple.com:443", false, &["near      the policy names api.example.com"]),
             (
@@ -304,6 +343,31 @@ network_policies:
                 assert!(text.contains(line), "{method} {target} should say {line:?}:\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_pinned_program_is_hashed_as_it_is_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let tool = folder.path().join("tool");
+        std::fs::write(&tool, "abc").unwrap();
+        let policy = format!(
+            "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{{host: a.example, port: 1}}]\n    binaries:\n      \
+             - {{path: {}, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad}}\n",
+            tool.display()
+        );
+        let file = policy::parse(&policy, &"p.yaml".into(), &mut Diagnostics::default()).unwrap();
+        let policy = Policy::compile(&file);
+        let question = Question {
+            policy: Source::Deny,
+            binary: Some(tool.clone()),
+            ancestors: Vec::new(),
+            method: "CONNECT".into(),
+            target: String::new(),
+        };
+        let target = Target::parse("CONNECT", "a.example:1").unwrap();
+        assert!(explain(&policy, &question, &target).1);
+        std::fs::write(&tool, "abd").unwrap();
+        assert!(!explain(&policy, &question, &target).1);
     }
 
     #[test]

@@ -59,7 +59,9 @@ pub(super) fn requests(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Result<O
         let key = first_key(fields, &["rules", "access", "path"]);
         reader.note(key, "requests are judged here as with \"protocol: http\", which is not written");
     }
-    if let Some(node) = blind {
+    if let Some(node) =
+        blind.filter(|_| rules.is_given() || deny.is_given() || path.is_given() || !full || websocket)
+    {
         let message = "with this tls nothing inside could be judged";
         reader.error_with_help(node, message, "leave out tls, or what is said about requests");
         return Err(Told);

@@ -165,6 +165,10 @@ impl Peer {
 pub(crate) struct Head(String);
 
 impl Head {
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn start(&self) -> &str {
         self.0.split("\r\n").next().unwrap()
     }

@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     limits: String,
     sandbox_limits: String,
     wrapper: Vec<String>,
+    refusal_hint: Option<&'static str>,
 }
 
 impl Setup {
@@ -45,6 +46,12 @@ impl Setup {
     /// Entries of the sandbox' `limits`.
     pub(crate) fn sandbox_limits(mut self, entries: &str) -> Self {
         self.sandbox_limits = entries.into();
+        self
+    }
+
+    /// What the operator wants the refused to know.
+    pub(crate) fn refusal_hint(mut self, text: &'static str) -> Self {
+        self.refusal_hint = Some(text);
         self
     }
 
@@ -77,7 +84,8 @@ impl Setup {
             path("admin.sock").display(),
             path("state").display()
         );
-        fs::write(path("serve.yaml"), config).unwrap();
+        let hint = self.refusal_hint.map(|text| format!("refusal_hint: {text}\n")).unwrap_or_default();
+        fs::write(path("serve.yaml"), hint + &config).unwrap();
         path("serve.yaml")
     }
 }

@@ -26,11 +26,13 @@ pub(crate) fn policy(bytes: &[u8]) {
     }
 }
 
-/// Three lines: the program (empty for unknown), `host:port`, and for a request its method, path and query.
+/// Three lines: the program (empty for unknown) and its ancestors, with tabs between, `host:port`, and for a request its method, path and query.
 fn question(bytes: &[u8]) -> Option<Question> {
     let text = String::from_utf8_lossy(bytes.get(1..)?);
     let mut lines = text.split('\n');
-    let exe = lines.next().filter(|exe| !exe.is_empty()).map(ToOwned::to_owned);
+    let mut programs = lines.next()?.split('\t').map(ToOwned::to_owned);
+    let exe = programs.next().filter(|exe| !exe.is_empty());
+    let ancestors = programs.collect();
     let (host, port) = lines.next()?.rsplit_once(':')?;
     let port = port.parse().ok().filter(|&port| port != 0)?;
     let destination = Destination { host: Host::parse(host.as_bytes()).ok()?, port };
@@ -39,7 +41,7 @@ fn question(bytes: &[u8]) -> Option<Question> {
             target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         (method.to_owned(), path.to_owned(), query.map(ToOwned::to_owned))
     });
-    Some(Question { destination, exe, request })
+    Some(Question { destination, exe, ancestors, request })
 }
 
 /// A configuration whose policies are the configuration's own text: it loads, or says why not.

@@ -138,9 +138,11 @@ pub(crate) fn question() -> impl Strategy<Value = Question> {
         0.75,
         (prop::sample::select(METHODS), prop::sample::select(PATHS), prop::sample::select(QUERIES)),
     );
-    (host, port, exe, request).prop_map(|(host, port, exe, request)| Question {
+    let ancestors = prop::collection::vec(prop::sample::select(EXES), 0..3);
+    (host, port, exe, ancestors, request).prop_map(|(host, port, exe, ancestors, request)| Question {
         destination: Destination { host: Host::parse(host.as_bytes()).unwrap(), port },
         exe: exe.map(Into::into),
+        ancestors: ancestors.into_iter().map(Into::into).collect(),
         request: request.map(|(method, path, query)| (method.into(), path.into(), query.map(Into::into))),
     })
 }

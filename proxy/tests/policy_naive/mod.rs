@@ -40,6 +40,7 @@ pub(crate) enum Answer {
 pub(crate) struct Question {
     pub(crate) destination: Destination,
     pub(crate) exe: Option<String>,
+    pub(crate) ancestors: Vec<String>,
     pub(crate) request: Option<(String, String, Option<String>)>,
 }
 
@@ -50,7 +51,9 @@ const LISTED: &str = "10.1.0.1";
 pub(crate) fn compiled(file: &PolicyFile, question: &Question) -> Answer {
     let policy = Policy::compile(file);
     let exe = question.exe.as_ref().map(|exe| Program { path: Path::new(exe), sha256: None });
-    let set = exe.map(|exe| policy.classify(&BinaryFacts { exe, ancestors: &[] }));
+    let ancestors: Vec<_> =
+        question.ancestors.iter().map(|path| Program { path: Path::new(path), sha256: None }).collect();
+    let set = exe.map(|exe| policy.classify(&BinaryFacts { exe, ancestors: &ancestors }));
     let kind = match &question.request {
         None => Kind::Connect,
         Some((method, path, query)) => Kind::Request(Request {
@@ -129,7 +132,8 @@ fn connection<'f>(
     let by_port: Vec<_> = by_host.iter().copied().filter(|e| e.ports.contains(*port)).collect();
     let by_address: Vec<_> = by_port.iter().copied().filter(|e| address_fits(e, host)).collect();
     let exe = question.exe.as_deref();
-    let matched: Vec<_> = by_address.iter().copied().filter(|e| binary_fits(e, exe)).collect();
+    let matched: Vec<_> =
+        by_address.iter().copied().filter(|e| binary_fits(e, exe, &question.ancestors)).collect();
     if !matched.is_empty() {
         return Ok((matched, None));
     }
@@ -261,12 +265,15 @@ fn address_fits(endpoint: &Endpoint, host: &Host) -> bool {
     }
 }
 
-fn binary_fits(endpoint: &Endpoint, exe: Option<&str>) -> bool {
+fn binary_fits(endpoint: &Endpoint, exe: Option<&str>, ancestors: &[String]) -> bool {
     match (&endpoint.rule.binaries, exe) {
         (Binaries::Any, _) => true,
         (Binaries::Listed(_), None) => false,
         (Binaries::Listed(list), Some(exe)) => {
-            list.iter().any(|pattern| pattern.sha256.is_none() && pattern.path.matches(exe.as_bytes()))
+            let programs: Vec<&str> =
+                std::iter::once(exe).chain(ancestors.iter().map(String::as_str)).collect();
+            let fits = |path: &Glob| programs.iter().any(|program| path.matches(program.as_bytes()));
+            list.iter().any(|pattern| pattern.sha256.is_none() && fits(&pattern.path))
         }
     }
 }
