@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -27,6 +27,9 @@ use crate::identity::{Changed, Elsewhere, Images, Scanner, Trace};
 use crate::limits::Limits;
 use crate::policy::Policy;
 use crate::sandbox::{Sandbox, Sources};
+use crate::tls::authority::AuthorityError;
+use crate::tls::signer::Signer;
+use crate::tls::{self, Interception, Trust};
 use crate::watch::{Watch, Watched};
 use crate::worker::{Behind, Settings, Worker};
 
@@ -64,6 +67,8 @@ pub struct Plan {
     pub hash_always: bool,
     /// The operator's own sentence for whoever is refused.
     pub refusal_hint: Option<Arc<str>>,
+    /// Whom origins are trusted by where TLS is looked into, and what is spoken.
+    pub trust: Arc<Trust>,
     /// Where events go.
     pub events: Target,
     /// Which refusals are said in words.
@@ -86,6 +91,7 @@ impl Default for Plan {
             trace: false,
             hash_always: false,
             refusal_hint: None,
+            trust: Arc::new(Trust::nobody()),
             events: Target::None,
             words: Words::UpToARate,
             feed: None,
@@ -135,6 +141,7 @@ pub struct Appliance {
     scanner: Arc<Scanner>,
     elsewhere: Arc<Elsewhere>,
     trace: Option<Arc<Trace>>,
+    trust: Arc<Trust>,
     control: Control,
     reporter: Reporter,
     writer: Option<Writer>,
@@ -177,6 +184,7 @@ impl Appliance {
         let images =
             Images::start(move |change| tell_changed(&told, &change)).map_err(part("the hashing thread"))?;
         let images = Arc::new(images);
+        let signer = Arc::new(Signer::start().map_err(part("the signing thread"))?);
         let elsewhere = Arc::new(Elsewhere::with_host().map_err(part("identity"))?);
         let trace = plan.trace.then(open_trace).flatten();
         let names = Names::new(control.runtime().clone(), plan.names);
@@ -198,6 +206,7 @@ impl Appliance {
                 scanner: Arc::clone(&scanner),
                 images: Arc::clone(&images),
                 hash_always: plan.hash_always,
+                signer: Arc::clone(&signer),
                 reporter: reporter.clone(),
                 refusal_hint: plan.refusal_hint.clone(),
             };
@@ -217,6 +226,7 @@ impl Appliance {
             scanner,
             elsewhere,
             trace,
+            trust: plan.trust,
             control,
             reporter,
             writer: Some(writer),
@@ -242,6 +252,22 @@ impl Appliance {
     /// The trace of this host's connects, if it was wanted and can be had.
     pub fn trace(&self) -> Option<Arc<Trace>> {
         self.trace.clone()
+    }
+
+    /// The sandbox with an authority of its own, so that TLS inside it can be looked into where its policy judges requests;
+    /// an authority for `names` alone, where no other can be asked for in the sandbox' life.
+    pub fn intercepted(
+        &self,
+        sandbox: Sandbox,
+        names: Option<&tls::Names>,
+    ) -> Result<Sandbox, AuthorityError> {
+        let interception = Interception::new(&self.trust, sandbox.name(), names, SystemTime::now())?;
+        Ok(sandbox.intercepted(interception))
+    }
+
+    /// Whom origins are trusted by.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// The control plane.

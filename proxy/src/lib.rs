@@ -38,6 +38,7 @@ pub mod resolv_conf;
 pub mod sandbox;
 pub mod signals;
 pub mod tls;
+pub mod trusted;
 pub mod watch;
 pub mod worker;
 pub mod yaml;

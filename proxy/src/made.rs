@@ -20,6 +20,9 @@ use crate::identity::{self, ConnectNotes, Members, Mode, ProcTables, Resolver, S
 use crate::limits::SandboxLimits;
 use crate::policy::{Confinement, Policy};
 use crate::sandbox::Sandbox;
+use crate::tls::Names;
+use crate::tls::authority::AuthorityError;
+use crate::trusted;
 use crate::watch::Watched;
 
 /// What a made sandbox is to be like.
@@ -67,6 +70,12 @@ pub enum MadeError {
     /// Descriptors ran out.
     #[error("no descriptor is left: {0}; raise the limit (ulimit -n, LimitNOFILE=)")]
     Descriptor(io::Error),
+    /// Its certificate authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The files that make its workload trust that authority.
+    #[error("the files of trusted certificates cannot be made in /run/sluice-ca: {0}")]
+    Trusted(io::Error),
     /// It is gone.
     #[error("the sandbox has been removed")]
     Removed,
@@ -88,6 +97,7 @@ impl<'a> Made<'a> {
         let network = Network::create(&plan.network)?;
         let notes = Arc::new(Notes::default());
         let share = Share {
+            names: Names::judged_by(&plan.policy),
             policy: plan.policy,
             limits: plan.limits,
             mode: Mode::Process,
@@ -118,6 +128,19 @@ impl<'a> Made<'a> {
         launch.user = workload.user;
         launch.cwd = Some(workload.directory);
         confine::apply(&mut launch, confinement, network.proxy_address(), &self.state_dir);
+        // Without requests to judge nothing is looked into, and there is nobody new to trust.
+        if let Some(interception) = self.sandbox.interception()
+            && self.sandbox.policy_now().judged().next().is_some()
+        {
+            let platform = self.appliance.trust().roots().of_platform();
+            trusted::equip(
+                &mut launch,
+                network.name().as_str(),
+                interception.authority().certificate(),
+                platform,
+            )
+            .map_err(MadeError::Trusted)?;
+        }
         launch.witness = true;
         launch.terminal = Terminal::Foreground;
         let mut child = sluice_seccomp::launch(&launch)?;
@@ -155,6 +178,7 @@ impl<'a> Made<'a> {
         if let Err(error) = network.end_processes() {
             tracing::warn!(%error, "direct attempts may be missing from the account");
         }
+        trusted::clear(network.name().as_str());
         end_service(self.appliance, &self.sandbox, network.inode());
         let removed = network.destroy();
         // It ends with the last process of the workload.
@@ -176,6 +200,8 @@ impl Drop for Made<'_> {
 
 /// What a network is served with.
 pub(crate) struct Share {
+    /// The names its authority is for, if its policy stays as it is.
+    pub(crate) names: Option<Names>,
     /// Its policy.
     pub(crate) policy: Arc<Policy>,
     /// What it may use.
@@ -216,7 +242,8 @@ pub(crate) fn serve(
     };
     let name = network.name().as_str();
     let reporter = appliance.reporter().clone();
-    let sandbox = Arc::new(Sandbox::new(name, share.policy, share.limits, resolver, reporter));
+    let sandbox = Sandbox::new(name, share.policy, share.limits, resolver, reporter);
+    let sandbox = Arc::new(appliance.intercepted(sandbox, share.names.as_ref())?);
     let listeners = network.listeners(share.listeners)?;
     appliance.watch(Watched {
         sandbox: Arc::clone(&sandbox),

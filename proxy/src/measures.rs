@@ -43,6 +43,14 @@ pub struct WorkerMeasures {
     pub upstream_dialled: Counter,
     /// Identity lookups by the source that answered, as they turn up: to look a handle up costs more than to record.
     identity_lookups: RefCell<Vec<(&'static str, Histogram)>>,
+    /// Certificates signed for intercepted names.
+    pub leaves_signed: Counter,
+    /// Those found in the worker's memory.
+    pub leaves_cached: Counter,
+    /// Handshakes with clients.
+    pub tls_clients: Handshakes,
+    /// Handshakes with origins.
+    pub tls_origins: Handshakes,
 }
 
 impl WorkerMeasures {
@@ -61,6 +69,10 @@ impl WorkerMeasures {
             upstream_reused: counter!("sluice_upstream_connections_total", "how" => "reused"),
             upstream_dialled: counter!("sluice_upstream_connections_total", "how" => "dialled"),
             identity_lookups: RefCell::default(),
+            leaves_signed: counter!("sluice_tls_leaves_total", "how" => "signed"),
+            leaves_cached: counter!("sluice_tls_leaves_total", "how" => "cached"),
+            tls_clients: Handshakes::with("client"),
+            tls_origins: Handshakes::with("origin"),
         }
     }
 }
@@ -80,6 +92,30 @@ impl WorkerMeasures {
 impl Default for WorkerMeasures {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// TLS handshakes with one kind of peer, by outcome.
+pub struct Handshakes {
+    full: Counter,
+    resumed: Counter,
+    failed: Counter,
+}
+
+impl Handshakes {
+    fn with(peer: &'static str) -> Self {
+        let outcome = |outcome: &'static str| counter!("sluice_tls_handshakes_total", "peer" => peer, "outcome" => outcome);
+        Self { full: outcome("full"), resumed: outcome("resumed"), failed: outcome("failed") }
+    }
+
+    /// One has come about.
+    pub fn done(&self, resumed: bool) {
+        if resumed { &self.resumed } else { &self.full }.increment(1);
+    }
+
+    /// One has not.
+    pub fn failed(&self) {
+        self.failed.increment(1);
     }
 }
 
@@ -113,6 +149,11 @@ pub fn describe() {
     describe_gauge!("sluice_pipes_in_use", "Pipes that carry bulk now");
     describe_counter!("sluice_accept_pauses_total", "Accepts put off because descriptors or memory ran out");
     describe_counter!("sluice_upstream_connections_total", "Upstream connections dialled and reused");
+    describe_counter!(
+        "sluice_tls_handshakes_total",
+        "TLS handshakes of intercepted tunnels, by peer and outcome"
+    );
+    describe_counter!("sluice_tls_leaves_total", "Certificates for intercepted names, signed and remembered");
     describe_counter!(
         "sluice_events_dropped_total",
         "Events lost because their file was slower than they came"

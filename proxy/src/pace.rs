@@ -43,6 +43,13 @@ impl Pace {
         self.even_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance).is_ok()
     }
 
+    /// Gives back one unit that [`try_take`](Self::try_take) took.
+    pub fn give_back(&self) {
+        let cost = self.cost(1);
+        let back = |even_at: u64| Some(even_at.saturating_sub(cost));
+        let _ = self.even_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
+    }
+
     fn cost(&self, units: u64) -> u64 {
         let cost = u128::from(units) * u128::from(NANOS_PER_S) / u128::from(self.units_per_s);
         u64::try_from(cost).unwrap_or(u64::MAX)
@@ -90,6 +97,14 @@ mod tests {
         assert!(pace.try_take(at(0)));
         assert!(!pace.try_take(at(999)));
         assert!(pace.try_take(at(1_000)));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let pace = Pace::new(2).unwrap();
+        assert!(pace.try_take(at(9_000)) && pace.try_take(at(9_000)) && !pace.try_take(at(9_000)));
+        pace.give_back();
+        assert!(pace.try_take(at(9_000)) && !pace.try_take(at(9_000)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::limits::SandboxLimits;
 use crate::measures::SandboxMeasures;
 use crate::pace::Pace;
 use crate::policy::Policy;
+use crate::tls::Interception;
 
 /// One sandbox; shared by all workers.
 pub struct Sandbox {
@@ -27,6 +28,7 @@ pub struct Sandbox {
     connections: AtomicU32,
     requests: Option<Pace>,
     bytes: Option<Pace>,
+    interception: Option<Arc<Interception>>,
 }
 
 impl Sandbox {
@@ -49,7 +51,20 @@ impl Sandbox {
             connections: AtomicU32::new(0),
             requests: Pace::new(limits.requests_per_s.into()),
             bytes: Pace::new(limits.bytes_per_s),
+            interception: None,
         }
+    }
+
+    /// The same, and TLS inside it can be looked into where its policy judges requests.
+    #[must_use]
+    pub fn intercepted(mut self, interception: Interception) -> Self {
+        self.interception = Some(Arc::new(interception));
+        self
+    }
+
+    /// How TLS inside it is looked into; without it, a tunnel whose requests are judged must hold plaintext.
+    pub fn interception(&self) -> Option<&Arc<Interception>> {
+        self.interception.as_ref()
     }
 
     /// Its name in events and labels.

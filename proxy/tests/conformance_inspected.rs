@@ -4,7 +4,7 @@
 
 mod conformance;
 
-use conformance::{OK, Origin, Peer, Proxy, Setup, hello};
+use conformance::{OK, Origin, Peer, Proxy, Setup};
 
 /// A daemon whose policy judges requests to `origin`: GET anything under `/public/`, POST `/in`.
 fn judging(origin: &Origin) -> Proxy {
@@ -139,9 +139,8 @@ fn a_host_or_target_that_is_not_the_tunnels_is_400() {
 
 /// What is not HTTP where HTTP was promised: refused with a word, and an event that says so.
 #[test]
-fn tls_or_other_bytes_where_http_was_promised_are_refused_as_not_http() {
+fn other_bytes_where_http_was_promised_are_refused_as_not_http() {
     for octets in [
-        hello::client_hello(Some("api.example"), false),
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
         b"\0\0\0\x08\x04\xd2\x16\x2f".to_vec(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),

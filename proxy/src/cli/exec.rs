@@ -21,6 +21,7 @@ use crate::made::{self, Made, MadeError, Workload};
 use crate::policy::{self, Account, Confinement, Observed, Policy, Suggestion};
 use crate::preflight::{self, Finding};
 use crate::signals::{Heard, Signals};
+use crate::tls::{Oldest, Roots, Trust};
 
 /// After a second signal, or this long after the first, the command is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -62,6 +63,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         Failure::new(exit::CONFIG, anyhow!("the policy {source} cannot be used"))
     })?;
     let confinement = &loaded.file.confinement;
+    let trust = trust(&args.upstream_ca, Oldest::parse(&args.tls_min).unwrap_or_default())?;
     let permit_special = parse_ranges(&args.permit_special)?;
     let name = args.name.clone().unwrap_or_else(|| format!("exec-{}", std::process::id()));
     let name: SandboxName =
@@ -77,6 +79,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         permit_special,
         events: args.events.as_deref().map_or(Target::None, Target::parse),
         words: Words::FirstOfEachKind,
+        trust,
         ..Plan::default()
     })
     .map_err(|error| Failure::new(exit::INTERNAL, error))?;
@@ -212,6 +215,13 @@ pub(super) fn clear_away(state_dir: &Path) {
         }
         Err(error) => tracing::warn!(%error, "what dead runs left behind could not be removed"),
     }
+}
+
+/// Whom origins are trusted by where TLS is looked into.
+pub(super) fn trust(files: &[PathBuf], oldest: Oldest) -> Result<Arc<Trust>, Failure> {
+    let roots = Roots::load(files).map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let trust = Trust::new(roots, oldest).map_err(|error| Failure::new(exit::INTERNAL, error))?;
+    Ok(Arc::new(trust))
 }
 
 fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {

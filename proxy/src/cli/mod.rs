@@ -103,6 +103,12 @@ pub struct ExecArgs {
     /// Let the address guard pass this range although it is special (loopback, metadata, …).
     #[arg(long = "permit-special", value_name = "CIDR")]
     pub permit_special: Vec<String>,
+    /// Certificate authorities (PEM) that origins are trusted by, besides the platform's, where TLS is looked into.
+    #[arg(long = "upstream-ca", value_name = "FILE")]
+    pub upstream_ca: Vec<PathBuf>,
+    /// The oldest TLS version spoken where TLS is looked into.
+    #[arg(long = "tls-min", value_name = "VERSION", default_value = "1.2", value_parser = ["1.2", "1.3"])]
+    pub tls_min: String,
     /// Do not print the summary.
     #[arg(long)]
     pub no_summary: bool,

@@ -25,6 +25,7 @@ use crate::admin::wire::{Confinement, Detail, Kind, Launched, Level, PolicyBody}
 use crate::confine;
 use crate::made::{self, MadeError};
 use crate::signals::Signals;
+use crate::trusted;
 
 /// Between two attempts to tell a daemon that is away.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
@@ -70,6 +71,10 @@ pub(super) fn run(wanted: Wanted) -> Result<u8, Failure> {
     launch.user = user;
     launch.cwd = Some(directory);
     confine::apply(&mut launch, &loaded.file.confinement, proxy, &sandbox.state_dir);
+    // Its policy may come to judge requests while this command runs.
+    trusted::equip_from(&mut launch, &sandbox.state_dir, &wanted.name)
+        .context("the files of trusted certificates")
+        .map_err(internal)?;
     launch.witness = true;
     launch.terminal = Terminal::Foreground;
     let started = |error: LaunchError| of_made(MadeError::Launch(error));

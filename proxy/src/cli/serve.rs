@@ -72,7 +72,9 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     // First of all: whoever has it is the one daemon that touches what is in the state directory.
     let mut socket = AdminSocket::bind(&config.admin_socket)?;
     let metrics_address = config.metrics.map(bind_metrics).transpose()?;
-    let appliance = Appliance::start(plan(config)).context("the appliance does not start")?;
+    let trust = exec::trust(&config.upstream_ca, config.tls_oldest).map_err(|failure| failure.error)?;
+    let plan = Plan { trust, ..plan(config) };
+    let appliance = Appliance::start(plan).context("the appliance does not start")?;
     exec::clear_away(&config.state_dir);
     let daemon = Arc::new(Daemon::new(appliance, settings(config)));
     daemon.begin(config)?;

@@ -12,6 +12,8 @@ use super::{Config, Core, EventSink, IdentityMode, SandboxConfig, Shape, Workers
 use crate::diagnostic::{Diagnostics, Place};
 use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{self, PolicyFile, Source};
+use crate::tls::Oldest;
+use crate::tls::roots::{self, RootsError};
 use crate::yaml::{self, Fields, Node, Reader, Value, shorten};
 
 /// Longest name of a sandbox; it becomes part of interface, table and file names, and of a log prefix of at most 127
@@ -37,6 +39,7 @@ const TOP: &[&str] = &[
     "listeners_per_sandbox",
     "permit_special_addresses",
     "refusal_hint",
+    "tls",
     "timeouts",
     "limits",
     "sandboxes",
@@ -108,6 +111,7 @@ pub(crate) fn from_tree(
         let items = reader.list(list).unwrap_or_default();
         config.permit_special_addresses = items.iter().filter_map(|item| reader.cidr(item)).collect();
     }
+    tls(&mut reader, &top, (Path::new(&**file), files), &mut config);
     config.refusal_hint = top.get("refusal_hint").and_then(|node| refusal_hint(&mut reader, node));
     if let Some(list) = top.get("sandboxes") {
         let items = reader.list(list).unwrap_or_default();
@@ -144,6 +148,27 @@ fn addresses(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {
         && config.metrics == Some(listen)
     {
         reader.error(node, format!("{listen} is the proxy's listener already"));
+    }
+}
+
+/// `tls`: whom origins are trusted by and what is spoken, where TLS is looked into.
+fn tls(reader: &mut Reader<'_>, top: &Fields<'_>, (file, files): (&Path, Files<'_>), config: &mut Config) {
+    let keys = &["upstream_ca", "min_version"];
+    let Some(fields) = top.get("tls").and_then(|node| reader.mapping(node, keys)) else { return };
+    if let Some(list) = fields.get("upstream_ca") {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        for item in reader.list(list).unwrap_or_default() {
+            let Some(path) = reader.path(item).map(|path| folder.join(path)) else { continue };
+            let read = files(&path).map_err(|source| RootsError::Unreadable { path: path.clone(), source });
+            if let Err(error) = read.and_then(|text| roots::parse(&path, text.as_bytes())) {
+                reader.error(item, error.to_string());
+            }
+            config.upstream_ca.push(path);
+        }
+    }
+    if let Some(node) = fields.get("min_version") {
+        let versions = &[("1.2", Oldest::Tls12), ("1.3", Oldest::Tls13)];
+        config.tls_oldest = reader.choice(node, versions).unwrap_or_default();
     }
 }
 

@@ -26,6 +26,7 @@ pub use load::{Files, Loaded, NAME_CHARS_MAX, REFUSAL_HINT_CHARS_MAX, SANDBOXES_
 use crate::diagnostic::Place;
 use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{PolicyFile, Source};
+use crate::tls::Oldest;
 
 /// Listening sockets a sandbox gets unless told: as many workers share its connections. Each costs three descriptors
 /// and some kernel memory, a thousand sandboxes over.
@@ -57,6 +58,10 @@ pub struct Config {
     pub permit_special_addresses: Vec<IpNet>,
     /// The operator's own sentence at the end of every refusal's hint, such as whom to ask.
     pub refusal_hint: Option<Arc<str>>,
+    /// `tls.upstream_ca`: files of authorities that origins are trusted by, besides the platform's.
+    pub upstream_ca: Vec<PathBuf>,
+    /// `tls.min_version`.
+    pub tls_oldest: Oldest,
     /// The `timeouts` and `limits` blocks.
     pub limits: Limits,
     /// The static sandboxes; more come through the admin API.
@@ -185,6 +190,8 @@ impl Default for Config {
             state_dir: PathBuf::from("/run/sluice"),
             permit_special_addresses: Vec::new(),
             refusal_hint: None,
+            upstream_ca: Vec::new(),
+            tls_oldest: Oldest::default(),
             limits: Limits::default(),
             sandboxes: Vec::new(),
         }

@@ -20,6 +20,7 @@ use crate::made::{self, MadeError, Share};
 use crate::policy::{self, Policy};
 use crate::reload;
 use crate::sandbox::Sandbox;
+use crate::trusted;
 use crate::watch::Watched;
 
 impl Daemon {
@@ -149,6 +150,8 @@ impl Daemon {
             _ => None,
         };
         let share = Share {
+            // Another policy may come to judge other names.
+            names: None,
             policy: compile(order),
             limits: order.limits,
             mode: mode(order.identity),
@@ -157,7 +160,11 @@ impl Daemon {
             host_token: guarded.map(|guarded| guarded.token.value()),
             listeners: self.settings.listeners_per_sandbox,
         };
-        Ok(made::serve(&self.appliance, network, share)?)
+        let sandbox = made::serve(&self.appliance, network, share)?;
+        self.offer_authority(&sandbox).inspect_err(|_| {
+            made::end_service(&self.appliance, &sandbox, network.inode());
+        })?;
+        Ok(sandbox)
     }
 
     /// An external sandbox' processes are looked for in this host's own namespace.
@@ -181,7 +188,22 @@ impl Daemon {
         };
         let reporter = self.appliance.reporter().clone();
         let name = order.name.as_str();
-        Ok(Arc::new(Sandbox::new(name, compile(order), order.limits, resolver, reporter)))
+        let sandbox = Sandbox::new(name, compile(order), order.limits, resolver, reporter);
+        let sandbox = Arc::new(self.appliance.intercepted(sandbox, None).map_err(MadeError::Authority)?);
+        self.offer_authority(&sandbox)?;
+        Ok(sandbox)
+    }
+
+    /// The files by which its processes, which somebody else starts, can be made to trust its authority.
+    fn offer_authority(&self, sandbox: &Sandbox) -> Result<(), Refusal> {
+        let Some(interception) = sandbox.interception() else { return Ok(()) };
+        let directory = trusted::host_directory(&self.settings.state_dir, sandbox.name());
+        let platform = self.appliance.trust().roots().of_platform();
+        let files = trusted::Files::new(interception.authority().certificate(), platform);
+        files.write(&directory).map_err(|error| {
+            let directory = directory.display();
+            Refusal::Failed(format!("the trusted certificates cannot be written to {directory}: {error}"))
+        })
     }
 
     /// Tells the host's listener who is behind which address.
@@ -222,6 +244,7 @@ impl Daemon {
         if member.guarded().is_some() {
             self.load_host_fence(None)?;
         }
+        let _ = std::fs::remove_dir_all(trusted::host_directory(&self.settings.state_dir, &claim.name));
         report(member.sandbox(), Kind::SandboxStopped, Some(why));
         self.appliance.reporter().ledger().forget(member.name());
         Ok(removed?)

@@ -181,6 +181,7 @@ pub(super) fn stage_of(event: &Event<'_>) -> Option<Stage> {
         (Kind::ConnectDenied | Kind::RequestDenied, _) => {
             Some(if event.status.is_some_and(|status| status >= 500) { Stage::Failed } else { Stage::Denied })
         }
+        (Kind::TlsFailed, _) => Some(Stage::Denied),
         (Kind::BypassDetected | Kind::FenceViolation, _) => Some(Stage::Bypassed),
         _ => None,
     }
@@ -202,6 +203,7 @@ fn key_of(stage: Stage, event: &Event<'_>) -> Key {
 pub(super) fn how<'a>(event: &Event<'a>) -> &'a str {
     match event.event {
         Kind::ConnectAllowed | Kind::ConnectDenied => "CONNECT",
+        Kind::TlsFailed => "TLS",
         _ => event.method.or(event.proto).unwrap_or(""),
     }
 }

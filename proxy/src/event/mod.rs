@@ -34,6 +34,8 @@ pub enum Kind {
     RequestAllowed,
     /// A request was refused.
     RequestDenied,
+    /// A client broke off the TLS that was to be looked into.
+    TlsFailed,
     /// A tunnel ended.
     TunnelClosed,
     /// Somebody tried a way other than the proxy.
@@ -79,6 +81,7 @@ impl Kind {
             Self::ConnectDenied => "connect.denied",
             Self::RequestAllowed => "request.allowed",
             Self::RequestDenied => "request.denied",
+            Self::TlsFailed => "tls.failed",
             Self::TunnelClosed => "tunnel.closed",
             Self::BypassDetected => "bypass.detected",
             Self::FenceViolation => "fence.violation",

@@ -6,6 +6,7 @@
 use super::fault::Fault;
 use super::rewrite::Stop;
 use crate::address::{Class, Refused};
+use crate::tls::Problem;
 
 /// Why a request was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +40,8 @@ pub enum Reject {
     TooManyRequests,
     /// No descriptor, buffer or port is left.
     Exhausted,
+    /// The sandbox wants certificates for new names faster than it may.
+    TooManyNames,
     /// Sluice is shutting down.
     Draining,
     // The way there.
@@ -65,6 +68,8 @@ pub enum Reject {
     OriginClosed,
     /// The origin did not answer in time.
     OriginTimeout,
+    /// TLS with the origin did not come about.
+    OriginTls(Problem),
     /// The origin switched protocols though nobody had offered that.
     UnaskedUpgrade,
     // Us.
@@ -152,7 +157,7 @@ impl Reject {
     /// Seconds after which trying again may help.
     pub fn retry_after_s(self) -> Option<u32> {
         match self {
-            Self::TooManyConnections | Self::TooManyRequests => Some(1),
+            Self::TooManyConnections | Self::TooManyRequests | Self::TooManyNames => Some(1),
             Self::Exhausted | Self::Draining => Some(5),
             _ => None,
         }
@@ -180,6 +185,7 @@ impl Reject {
             Self::TooManyConnections => row(429, "the sandbox has too many connections", "too_many_connections", Client, "limit", "connection_limit_reached"),
             Self::TooManyRequests => row(429, "the sandbox sends requests too fast", "too_many_requests", Client, "limit", "http_request_denied"),
             Self::Exhausted => row(503, "the proxy is out of resources", "exhausted", Us, "unavailable", "proxy_internal_error"),
+            Self::TooManyNames => row(503, "the sandbox asks for too many new names to look into", "too_many_names", Client, "limit", "http_request_denied"),
             Self::Draining => row(503, "the proxy is shutting down", "draining", Us, "unavailable", "proxy_internal_response"),
 
             Self::Loop => row(508, "the request leads back to this proxy", "loop", Client, "loop", "proxy_loop_detected"),
@@ -194,6 +200,7 @@ impl Reject {
             Self::Response(fault) => row(502, response_phrase(fault), fault.label(), Upstream, "malformed_response", response_error(fault)),
             Self::OriginClosed => row(502, "the origin closed the connection without an answer", "origin_closed", Upstream, "origin_failed", "connection_terminated"),
             Self::OriginTimeout => row(504, "the origin did not answer in time", "origin_timeout", Upstream, "timeout", "http_response_timeout"),
+            Self::OriginTls(problem) => row(if problem == Problem::Timeout { 504 } else { 502 }, problem.phrase(), problem.label(), Upstream, "tls_failed", tls_error(problem)),
             Self::UnaskedUpgrade => row(502, "the origin switched protocols unasked", "unasked_upgrade", Upstream, "malformed_response", "http_upgrade_failed"),
 
             Self::Internal => row(500, "a defect in the proxy", "internal", Us, "internal", "proxy_internal_error"),
@@ -229,6 +236,16 @@ fn response_phrase(fault: Fault) -> &'static str {
             "the origin's response head is too large"
         }
         _ => "the origin's response is malformed",
+    }
+}
+
+fn tls_error(problem: Problem) -> &'static str {
+    match problem {
+        problem if problem.is_certificate() => "tls_certificate_error",
+        Problem::Timeout => "connection_timeout",
+        Problem::Closed => "connection_terminated",
+        Problem::Alert | Problem::WantsClientCertificate => "tls_alert_received",
+        _ => "tls_protocol_error",
     }
 }
 

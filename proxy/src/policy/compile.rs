@@ -119,6 +119,11 @@ impl Policy {
         self.names.keys().map(|name| &**name)
     }
 
+    /// The endpoints whose requests are judged, in the order of the file.
+    pub fn judged(&self) -> impl Iterator<Item = &Endpoint> {
+        self.rows.iter().map(|row| &*row.endpoint).filter(|endpoint| endpoint.requests.is_some())
+    }
+
     /// Whether a rule names binaries: then a sandbox whose processes cannot be known must not use this policy.
     pub fn names_binaries(&self) -> bool {
         self.rows.iter().any(|row| row.list.is_some())

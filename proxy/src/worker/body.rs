@@ -238,7 +238,7 @@ impl Passage<'_> {
         } else {
             to.try_write(kept).map_err(|_| BodyError::Unwanted)?.unwrap_or(0)
         };
-        if let Some(rest) = kept.get(written..).filter(|rest| !rest.is_empty()) {
+        if let Some(rest) = kept.get(written..).filter(|rest| !rest.is_empty() || !to.is_flushed()) {
             let mut buffer = self.means.buffers.take();
             buffer.extend_from_slice(rest);
             *left = Some(buffer);

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use super::body::discard;
 use super::buffers::Buffer;
+use super::intercept::Opening;
+use super::leaves::Reservation;
 use super::refusal::Refusal;
 use super::relay::{Flow, Patience, Vigil, pump};
 use super::report::Granted;
 use super::screen::{ALERT, Screen};
 use super::session::{Next, Received, Session};
 use super::socket::{Side, Socket};
-use super::upstream::Upstream;
-use super::watchdog::Aim;
+use super::upstream::{Upstream, Upstreams};
+use super::watchdog::{Aim, Cause};
 use crate::destination::Destination;
 use crate::http::head::Method;
 use crate::http::reject::Reject;
@@ -21,10 +23,26 @@ use crate::policy::{self, Ask, Protocol};
 /// The answer to a CONNECT that was granted: no field frames a body it does not have (RFC 9110 section 9.3.6).
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
+/// What becomes of a tunnel that was granted.
+enum Way {
+    /// Bytes that nobody looks at.
+    Raw(Upstream<Socket>),
+    /// Requests.
+    Judged(Judged),
+}
+
+/// A tunnel whose requests are judged.
+struct Judged {
+    /// What was dialled, unless a connection was there already.
+    upstream: Option<Upstream<Socket>>,
+    /// The price of a certificate, in a sandbox whose TLS can be looked into.
+    reservation: Option<Reservation>,
+}
+
 impl Session<Socket> {
     /// Serves a CONNECT. A refused one ends the connection (RFC 9931).
     pub(super) async fn connect(&mut self, mut received: Received, destination: Destination) -> Next {
-        let (upstream, granted, protocol) = match self.open(&received, &destination).await {
+        let (way, granted) = match self.open(&received, &destination).await {
             Ok(opened) => opened,
             Err(refusal) => return self.refuse_tunnel(&destination, refusal).await,
         };
@@ -32,9 +50,49 @@ impl Session<Socket> {
             return Next::Close;
         }
         discard(&mut received.inbox, 0..received.head.len);
-        match protocol {
-            Protocol::Raw => self.tunnel(received, &destination, upstream, &granted).await,
-            Protocol::Http => self.inspect(received, &destination, upstream).await,
+        match way {
+            Way::Raw(upstream) => self.tunnel(received, &destination, upstream, &granted).await,
+            // A raw tunnel is not to pay for the room these need.
+            Way::Judged(way) => Box::pin(self.look_inside(received, &destination, way, &granted)).await,
+        }
+    }
+
+    /// Requests that are judged, in plaintext or inside TLS: the client's first octets tell.
+    async fn look_inside(
+        &mut self,
+        received: Received,
+        destination: &Destination,
+        way: Judged,
+        granted: &Granted,
+    ) -> Next {
+        let Judged { upstream, reservation } = way;
+        let kept = |pool: &Upstreams<Socket>, upstream: Option<Upstream<Socket>>| {
+            if let Some(upstream) = upstream {
+                pool.keep(&self.sandbox, destination, upstream);
+            }
+        };
+        let Some((interception, reservation)) = self.sandbox.interception().cloned().zip(reservation) else {
+            kept(&self.core.upstreams, upstream);
+            return self.serve_tunnel(Some(received.inbox), destination).await;
+        };
+        match self.opening(received.inbox).await {
+            Opening::Nothing => {
+                if self.watch.cause() == Some(Cause::PolicyChanged) {
+                    self.tell_ended(destination);
+                }
+                Next::Close
+            }
+            Opening::Plain(inbox) => {
+                drop(reservation);
+                kept(&self.core.upstreams, upstream);
+                self.serve_tunnel(inbox, destination).await
+            }
+            Opening::Tls(hello, early) => {
+                kept(&self.core.dialled, upstream);
+                let opening = (hello, early);
+                let inside = self.intercept(&interception, destination, granted, opening, reservation);
+                Box::pin(inside).await
+            }
         }
     }
 
@@ -43,7 +101,7 @@ impl Session<Socket> {
         &mut self,
         received: &Received,
         destination: &Destination,
-    ) -> Result<(Upstream<Socket>, Granted, Protocol), Refusal> {
+    ) -> Result<(Way, Granted), Refusal> {
         let mut version = self.sandbox.policy_version();
         let policy = self.sandbox.policy_now();
         self.identify(&policy).await;
@@ -55,7 +113,21 @@ impl Session<Socket> {
         let permit = self.core.decide(&policy, &ask)?;
         let (mut granted, mut protocol) = (Granted::of(&permit), permit.protocol());
         self.watch.arm(Duration::ZERO, Aim::Both);
-        let upstream = self.core.dial(permit).await?;
+        let mut reservation = self.reserve(protocol, destination)?;
+        // An origin that is connected to already need not be dialled to see whether it can be.
+        let kept = match protocol {
+            Protocol::Http => self.core.reuse(&self.core.tls_upstreams, &self.sandbox, &permit),
+            Protocol::Raw => None,
+        };
+        let (mut upstream, mut address) = if let Some(kept) = kept {
+            let address = kept.address;
+            self.core.tls_upstreams.keep(&self.sandbox, destination, kept);
+            (None, address)
+        } else {
+            let dialled = self.core.dial(permit).await?;
+            let address = dialled.address;
+            (Some(dialled), address)
+        };
         // A policy that came while the name was looked up and dialled has its say before anything flows.
         while version != self.sandbox.policy_version() {
             version = self.sandbox.policy_version();
@@ -63,19 +135,40 @@ impl Session<Socket> {
             self.identify(&policy).await;
             let ask = Ask { destination, asker: self.asker(), kind: policy::Kind::Connect };
             let permit = self.core.decide(&policy, &ask)?;
-            self.core.recheck(&upstream, &permit)?;
+            self.core.recheck(address, &permit)?;
             (granted, protocol) = (Granted::of(&permit), permit.protocol());
-        }
-        match protocol {
-            Protocol::Raw => {
-                let screened = granted.verifies_sni();
-                self.watch.standing.tunnel(version, destination, upstream.address, screened);
+            if protocol == Protocol::Raw && upstream.is_none() {
+                let dialled = self.core.dial(permit).await?;
+                address = dialled.address;
+                upstream = Some(dialled);
             }
-            Protocol::Http => self.watch.standing.inspected(version, destination, upstream.address),
         }
-        self.tell_connect(destination, &upstream, &granted);
+        let way = match (protocol, upstream) {
+            (Protocol::Raw, Some(upstream)) => {
+                self.watch.standing.tunnel(version, destination, address, granted.verifies_sni());
+                Way::Raw(upstream)
+            }
+            (_, upstream) => {
+                self.watch.standing.inspected(version, destination, address);
+                if reservation.is_none() {
+                    reservation = self.reserve(protocol, destination)?;
+                }
+                Way::Judged(Judged { upstream, reservation })
+            }
+        };
+        self.tell_connect(destination, address, &granted);
         self.core.measures.connect_duration.record(received.at.elapsed().as_secs_f64());
-        Ok((upstream, granted, protocol))
+        Ok((way, granted))
+    }
+
+    /// Sets the price of a certificate aside for a tunnel that may have to be looked into.
+    fn reserve(&self, protocol: Protocol, destination: &Destination) -> Result<Option<Reservation>, Refusal> {
+        match self.sandbox.interception() {
+            Some(interception) if protocol == Protocol::Http => {
+                Ok(Some(self.core.leaves.reserve(interception, &destination.host)?))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Raw bytes both ways until both sides have ended or one has failed.

@@ -42,12 +42,12 @@ impl Core {
         permit: &Permit<'_>,
     ) -> Option<Upstream<O>> {
         let upstream = kept.take(sandbox, permit.destination())?;
-        self.recheck(&upstream, permit).is_ok().then_some(upstream)
+        self.recheck(upstream.address, permit).is_ok().then_some(upstream)
     }
 
     /// Holds the address of a connection that was dialled under another policy against this one.
-    pub(super) fn recheck<O>(&self, upstream: &Upstream<O>, permit: &Permit<'_>) -> Result<(), Refusal> {
-        let (ip, port) = (upstream.address.ip(), upstream.address.port());
+    pub(super) fn recheck(&self, address: SocketAddr, permit: &Permit<'_>) -> Result<(), Refusal> {
+        let (ip, port) = (address.ip(), address.port());
         self.guard.load().check(ip, port, |ip, reach| permit.admits(ip, reach))?;
         Ok(())
     }

@@ -10,7 +10,6 @@ use super::exchange::{Broken, Exchange};
 use super::refusal::Refusal;
 use super::report::Granted;
 use super::session::{Leg, Next, Received, Session};
-use super::upstream::Upstream;
 use super::watchdog::Cause;
 use crate::destination::Destination;
 use crate::http::fault::Fault;
@@ -30,16 +29,12 @@ pub(super) enum Route {
 }
 
 impl<C: Leg> Session<C> {
-    /// Serves the requests inside a tunnel whose policy judges them; the first one over the connection that was dialled
-    /// for it.
-    pub(super) async fn inspect(
+    /// Serves the requests inside a tunnel whose policy judges them; `inbox` is what was read of the first.
+    pub(super) async fn serve_tunnel(
         &mut self,
-        tunnel: Received,
+        mut inbox: Option<Buffer>,
         destination: &Destination,
-        upstream: Upstream<C::Origin>,
     ) -> Next {
-        C::upstreams(&self.core).keep(&self.sandbox, destination, upstream);
-        let mut inbox = Some(tunnel.inbox);
         let mut reader = RequestReader::new(self.core.head_limits());
         loop {
             if !self.core.may_stay_open(&self.sandbox, &self.watch) {

@@ -181,10 +181,14 @@ impl Core {
             if changed.is_empty() {
                 return self.rejudging.set(false);
             }
-            self.upstreams.retain(|sandbox, destination, address| match changed.get(&sandbox.cast()) {
-                Some(sandbox) => self.leads_somewhere(&sandbox.policy_now(), destination, address),
-                None => true,
-            });
+            let stays = |sandbox: *const Sandbox, destination: &Destination, address: SocketAddr| {
+                let changed = changed.get(&sandbox.cast());
+                changed
+                    .is_none_or(|sandbox| self.leads_somewhere(&sandbox.policy_now(), destination, address))
+            };
+            self.upstreams.retain(stays);
+            self.dialled.retain(stays);
+            self.tls_upstreams.retain(stays);
             let mut doomed = Vec::new();
             // From the end: the sweep closes gaps meanwhile, which moves entries to the front only.
             let mut at = usize::MAX;

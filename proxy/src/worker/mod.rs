@@ -14,6 +14,8 @@ mod connect;
 mod dial;
 mod exchange;
 mod forward;
+mod intercept;
+mod leaves;
 mod live;
 mod mailbox;
 mod names;
@@ -26,6 +28,7 @@ mod report;
 mod screen;
 mod session;
 mod socket;
+mod tls;
 mod upstream;
 mod watchdog;
 mod who;
@@ -47,6 +50,7 @@ use monoio::{IoUringDriver, RuntimeBuilder};
 
 use crate::address::Guard;
 use crate::control::names::{Answer, Names};
+use crate::destination::Host;
 use crate::event::Reporter;
 use crate::http::limits::HeadLimits;
 use crate::http::rewrite::Pseudonym;
@@ -55,6 +59,7 @@ use crate::limits::Limits;
 use crate::measures::WorkerMeasures;
 use crate::policy::{self, Ask, Deny, Permit, Policy};
 use crate::sandbox::{Sandbox, Sources};
+use crate::tls::signer::{Signed, Signer};
 use mailbox::{Mailbox, Sender};
 use pending::Pending;
 use watchdog::{Cause, Watchdog};
@@ -98,6 +103,8 @@ pub(crate) enum Message {
     Resolved(Box<str>, Answer),
     /// The answer to a question about a client.
     Identified(u64, Arc<Identity>),
+    /// The answer to a request for a leaf.
+    Signed((u64, Host), Signed),
     /// The answer to a question about a program's image.
     Hashed(u64, Option<Digest>),
     /// End everything and the thread.
@@ -126,6 +133,8 @@ pub struct Settings {
     pub images: Arc<Images>,
     /// Whether every program is hashed, or only those whose policy pins a hash.
     pub hash_always: bool,
+    /// Where certificates for intercepted names are signed.
+    pub signer: Arc<Signer>,
     /// Where events go that belong to no sandbox.
     pub reporter: Reporter,
     /// The operator's own sentence for whoever is refused.
@@ -213,6 +222,10 @@ pub(crate) struct Core {
     pub(crate) names: names::NameCache,
     pub(crate) upstreams: upstream::Upstreams<socket::Socket>,
     pub(crate) callers: who::Callers,
+    /// Dialled for TLS, and nothing said yet.
+    pub(crate) dialled: upstream::Upstreams<socket::Socket>,
+    pub(crate) tls_upstreams: upstream::Upstreams<tls::Tls<socket::Socket>>,
+    pub(crate) leaves: leaves::Leaves,
     pub(crate) scans: Pending<Arc<Identity>>,
     pub(crate) hashes: Pending<Option<Digest>>,
     pub(crate) images: Arc<Images>,
@@ -255,6 +268,9 @@ fn run(
         names: names::NameCache::new(settings.names, sender.clone()),
         upstreams: upstream::Upstreams::new(Arc::clone(&settings.limits)),
         callers: who::Callers::default(),
+        dialled: upstream::Upstreams::new(Arc::clone(&settings.limits)),
+        tls_upstreams: upstream::Upstreams::new(Arc::clone(&settings.limits)),
+        leaves: leaves::Leaves::new(settings.signer, sender.clone()),
         scans: Pending::default(),
         hashes: Pending::default(),
         images: settings.images,
@@ -341,10 +357,16 @@ impl Core {
                 self.accepting.borrow_mut().remove(&Arc::as_ptr(&sandbox));
                 self.watchdog.stop_all(Some(Arc::as_ptr(&sandbox)), Cause::Stopping);
                 self.upstreams.forget(&sandbox);
+                self.dialled.forget(&sandbox);
+                self.tls_upstreams.forget(&sandbox);
+                if let Some(interception) = sandbox.interception() {
+                    self.leaves.forget(interception);
+                }
             }
             Message::Rejudge(changed) => self.rejudge(&changed),
             Message::Resolved(name, answer) => self.names.answered(name, answer),
             Message::Identified(ticket, identity) => self.scans.answer(ticket, identity),
+            Message::Signed(key, signed) => self.leaves.answered(key, signed),
             Message::Hashed(ticket, digest) => self.hashes.answer(ticket, digest),
             Message::Stop => {
                 self.stopping.set(true);
@@ -368,6 +390,8 @@ impl Core {
         loop {
             self.watchdog.sweep();
             self.upstreams.sweep();
+            self.dialled.sweep();
+            self.tls_upstreams.sweep();
             beat.fetch_add(1, Ordering::Relaxed);
             monoio::time::sleep(self.watchdog.every()).await;
         }

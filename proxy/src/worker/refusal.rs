@@ -102,6 +102,13 @@ impl Refusal {
                 "the policy judges requests to {destination} and found no HTTP/1.1 in the tunnel; {exe} must speak \
                  plain HTTP there, or the operator must drop `protocol` from the endpoint"
             )),
+            Reject::OriginTls(problem) => {
+                let words = self.detail.as_deref().unwrap_or(problem.phrase());
+                let what = if problem.is_certificate() { "the certificate of" } else { "TLS with" };
+                let remedy = problem.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                Some(format!("{what} {destination} {words}{remedy}"))
+            }
+            Reject::TooManyNames => Some("wait a second and try again".into()),
             Reject::NameNotFound => Some("check the spelling of the host name; the policy allows it".into()),
             _ => None,
         }

@@ -18,6 +18,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use super::buffers::Buffers;
 use super::pipes::{PIPE_OCTETS, Pipe, Pipes};
 use super::socket::Side;
+use super::tls::{SEALED_OCTETS, Sealed};
 use super::watchdog::{Aim, Watch};
 use crate::pace::Pace;
 
@@ -47,6 +48,8 @@ pub(crate) struct Means {
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     pub(crate) pipes: Pipes,
     pub(crate) buffers: Buffers,
+    /// Where sealed octets of TLS are read to, by the same rule.
+    pub(crate) sealed: Sealed,
 }
 
 impl Means {
@@ -55,6 +58,7 @@ impl Means {
             scratch: Rc::new(RefCell::new(vec![0; SCRATCH_OCTETS].into_boxed_slice())),
             pipes: Pipes::new(pipes_max),
             buffers: Buffers::default(),
+            sealed: Rc::new(RefCell::new(vec![0; SEALED_OCTETS].into_boxed_slice())),
         }
     }
 }
@@ -213,7 +217,7 @@ async fn copy_turn(
         flow.add_copied(count);
         let read = scratch.get(..count).unwrap_or_default();
         let written = to.try_write(read)?.unwrap_or(0);
-        if written == count {
+        if written == count && to.is_flushed() {
             return Ok(false);
         }
         let mut left = means.buffers.take();

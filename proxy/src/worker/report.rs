@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Core;
+use super::intercept::BrokenOff;
 use super::refusal::Refusal;
 use super::relay::Flow;
 use super::session::Session;
@@ -71,20 +72,35 @@ impl Core {
 
 impl<C> Session<C> {
     /// A CONNECT was granted and dialled.
-    pub(super) fn tell_connect(
-        &self,
-        destination: &Destination,
-        upstream: &Upstream<impl Side>,
-        granted: &Granted,
-    ) {
+    pub(super) fn tell_connect(&self, destination: &Destination, address: SocketAddr, granted: &Granted) {
         self.sandbox.measures().connects_allowed.increment(1);
         let host = text_of(&destination.host);
         let mut event = self.event(Kind::ConnectAllowed, destination, &host);
-        event.dst_ip = Some(upstream.address.ip());
+        event.dst_ip = Some(address.ip());
         event.action = Some(granted.action());
         event.rule = granted.rule();
         event.reason = granted.audited.or(Some("policy"));
         self.sandbox.reporter().report(&event, Urgency::Lazy);
+    }
+
+    /// A client broke off the TLS that was to be looked into.
+    pub(super) fn tell_broken_off(&self, destination: &Destination, granted: &Granted, how: &BrokenOff) {
+        let host = text_of(&destination.host);
+        let exe = self.caller.as_ref().and_then(super::who::Caller::exe).unwrap_or("the program");
+        let hint = how.certificate.then(|| {
+            format!(
+                "{exe} did not accept the certificate of this sandbox' own authority: it does not read the usual trust \
+                 variables (SSL_CERT_FILE and others), or it pins the certificate of {host}; for a program that pins, \
+                 the operator can give {destination} an endpoint with tls: skip and without protocol, access and rules"
+            )
+        });
+        let mut event = self.event(Kind::TlsFailed, destination, &host);
+        event.action = Some(Action::Denied);
+        event.rule = granted.rule();
+        event.reason = Some(how.reason);
+        event.detail = Some(&how.detail);
+        event.hint = hint.as_deref();
+        self.sandbox.reporter().report(&event, Urgency::Now);
     }
 
     /// A request was granted and answered with `status`; none when the connection ended before.

@@ -35,20 +35,20 @@ impl<'a> Screen<'a> {
         self.verdict.set(Some(reject));
         io::ErrorKind::PermissionDenied.into()
     }
+}
 
-    /// What is wrong with the hello, or nothing.
-    fn judge(&self, hello: &Hello) -> Result<(), Reject> {
-        match hello {
-            Hello::Incomplete | Hello::NotTls => Ok(()),
-            // What we cannot read the origin might.
-            Hello::Malformed => Err(Reject::SniMissing),
-            Hello::Read(hello) => match hello.compare(self.host) {
-                SniMatch::Same => Ok(()),
-                SniMatch::Missing => Err(Reject::SniMissing),
-                SniMatch::Other => Err(Reject::SniMismatch),
-                SniMatch::Encrypted => Err(Reject::SniEncrypted),
-            },
-        }
+/// What is wrong with a hello in a tunnel to `host`, or nothing.
+pub(super) fn judge(hello: &Hello, host: &Host) -> Result<(), Reject> {
+    match hello {
+        Hello::Incomplete | Hello::NotTls => Ok(()),
+        // What we cannot read the origin might.
+        Hello::Malformed => Err(Reject::SniMissing),
+        Hello::Read(hello) => match hello.compare(host) {
+            SniMatch::Same => Ok(()),
+            SniMatch::Missing => Err(Reject::SniMissing),
+            SniMatch::Other => Err(Reject::SniMismatch),
+            SniMatch::Encrypted => Err(Reject::SniEncrypted),
+        },
     }
 }
 
@@ -60,7 +60,9 @@ impl<C: Side> Session<C> {
             if !early.is_empty() {
                 let hello = reader.read(&early);
                 if hello != Hello::Incomplete {
-                    return screen.judge(&hello).map(|()| early).map_err(|reject| screen.refuse(reject));
+                    return judge(&hello, screen.host)
+                        .map(|()| early)
+                        .map_err(|reject| screen.refuse(reject));
                 }
             }
             self.client.readable().await?;

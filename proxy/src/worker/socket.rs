@@ -27,7 +27,7 @@ pub(crate) trait Side: AsRawFd {
     fn shutdown_write(&self) -> io::Result<()>;
     /// The descriptor, when its bytes are the session's bytes and may be spliced.
     fn raw(&self) -> Option<BorrowedFd<'_>>;
-    /// Whether a read would find something at once: bytes, the end or an error.
+    /// Whether a read would find something at once: bytes, the end or an error. What it finds may be lost to it.
     fn has_news(&self) -> bool;
     /// Makes the close that follows a reset: the peer learns that the bytes did not all arrive.
     fn reset_on_close(&self);
@@ -39,6 +39,16 @@ pub(crate) trait Side: AsRawFd {
     /// Lets go of what was held back.
     fn push(&self) {}
 
+    /// Whether everything written has left this process.
+    fn is_flushed(&self) -> bool {
+        true
+    }
+
+    /// Sends on what this side has taken and not sent yet.
+    async fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Writes everything.
     async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
         while !from.is_empty() {
@@ -47,7 +57,7 @@ pub(crate) trait Side: AsRawFd {
                 None => self.writable().await?,
             }
         }
-        Ok(())
+        self.flush().await
     }
 }
 

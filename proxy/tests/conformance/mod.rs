@@ -4,8 +4,8 @@
 //! The life of a test: [`Proxy`] (`proxy.rs`) starts the daemon with an external sandbox for 127.0.0.1, or hands out the
 //! one all tests of a file share; [`Proxy::connect`] is the client, a [`Peer`] (`peer.rs`); [`Origin`] (`origin.rs`)
 //! listens where the client is sent and accepts one [`Peer`] per connection the proxy dials. A test then says what each
-//! side sends and what each side must hear, in order, in one thread. `hello.rs` writes TLS ClientHellos, `file.rs`
-//! serves files to real clients and `tls.rs` does so over HTTPS.
+//! side sends and what each side must hear, in order, in one thread. `hello.rs` writes TLS ClientHellos, `inside.rs`
+//! speaks TLS for either end, `file.rs` serves files to real clients and `tls.rs` does so over HTTPS.
 //!
 //! Nothing here knows how Sluice works inside: what is checked is bytes on sockets, events in the file, and the account
 //! the kernel keeps of the process.
@@ -15,6 +15,7 @@
 
 pub(crate) mod file;
 pub(crate) mod hello;
+pub(crate) mod inside;
 mod origin;
 mod peer;
 mod proxy;

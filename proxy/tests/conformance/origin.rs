@@ -43,6 +43,46 @@ impl Origin {
         Peer::new(stream)
     }
 
+    /// Waits for the next connection over which something is said. Others stay open and are not heard of again: what was
+    /// dialled for a tunnel may never be used.
+    pub(crate) fn accept_speaking(&self) -> Peer {
+        let timeout = PollTimeout::try_from(DEADLINE).unwrap();
+        let mut silent: Vec<std::net::TcpStream> = Vec::new();
+        loop {
+            let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            fds.extend(silent.iter().map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
+            assert!(
+                poll(&mut fds, timeout).is_ok_and(|ready| ready > 0),
+                "nobody says anything to the origin"
+            );
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap()).collect();
+            if let Some(at) = ready.iter().skip(1).position(|&ready| ready) {
+                let stream = silent.remove(at);
+                if stream.peek(&mut [0]).is_ok_and(|count| count > 0) {
+                    silent.into_iter().for_each(std::mem::forget);
+                    return Peer::new(stream);
+                }
+            }
+            if ready[0] {
+                let (stream, _) = self.listener.accept().unwrap();
+                stream.set_nonblocking(false).unwrap();
+                silent.push(stream);
+            }
+        }
+    }
+
+    /// Accepts and holds whatever comes, from now on.
+    pub(crate) fn hold_all(&self) {
+        let listener = self.listener.try_clone().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept() {
+                held.push(stream);
+            }
+        });
+    }
+
     /// Nobody has connected since the last [`Origin::accept`]. Only asked when the client has its answer.
     #[track_caller]
     pub(crate) fn is_untouched(&self) {

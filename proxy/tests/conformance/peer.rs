@@ -146,6 +146,12 @@ impl Peer {
         self.stream.local_addr().unwrap()
     }
 
+    /// The socket alone.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        assert!(self.read.is_empty(), "bytes would be lost");
+        self.stream
+    }
+
     /// The socket itself, for bulk and odd manners.
     pub(crate) fn stream(&self) -> &TcpStream {
         assert!(self.read.is_empty(), "bytes would be passed by");

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
@@ -23,6 +24,7 @@ pub(crate) struct Setup {
     sandbox_limits: String,
     wrapper: Vec<String>,
     refusal_hint: Option<&'static str>,
+    tls: String,
 }
 
 impl Setup {
@@ -55,6 +57,12 @@ impl Setup {
         self
     }
 
+    /// Entries of `tls`.
+    pub(crate) fn tls(mut self, entries: &str) -> Self {
+        self.tls = entries.into();
+        self
+    }
+
     /// A command that runs the daemon, its arguments being the rest of the line.
     pub(crate) fn run_by(mut self, command: &[&str]) -> Self {
         self.wrapper.extend(command.iter().map(|&word| word.to_owned()));
@@ -74,11 +82,11 @@ impl Setup {
             }
             None => "open",
         };
-        let Self { timeouts, limits, sandbox_limits, .. } = self;
+        let Self { timeouts, limits, sandbox_limits, tls, .. } = self;
         let events = path("events.ndjson");
         let config = format!(
             "listen: {listen}\nworkers: 1\nevents: {}\nadmin_socket: {}\nstate_dir: {}\n\
-             permit_special_addresses: [127.0.0.0/8, \"::1/128\"]\ntimeouts: {{{timeouts}}}\nlimits: {{{limits}}}\nsandboxes:\n  - name: box\n    source: 127.0.0.1/32\n    \
+             permit_special_addresses: [127.0.0.0/8, \"::1/128\"]\ntls: {{{tls}}}\ntimeouts: {{{timeouts}}}\nlimits: {{{limits}}}\nsandboxes:\n  - name: box\n    source: 127.0.0.1/32\n    \
              identity: off\n    policy: {policy}\n    limits: {{{sandbox_limits}}}\n",
             events.display(),
             path("admin.sock").display(),
@@ -158,6 +166,11 @@ impl Proxy {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.at
+    }
+
+    /// The certificate that the sandbox' clients are to trust.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.dir.path().join("state/ca/box/ca.pem")
     }
 
     /// As clients want it in `http_proxy`.
