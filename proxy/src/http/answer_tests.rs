@@ -121,6 +121,7 @@ fn status_blame_and_error_agree() {
         assert_eq!(blame == Blame::Upstream, matches!(status, 502 | 504), "{reject:?}");
         assert_eq!(reject.retry_after_s().is_some(), matches!(status, 429 | 503), "{reject:?}");
         assert_ne!(status, 407, "{reject:?} would make clients ask for passwords");
+        assert_ne!(status, 421, "{reject:?} is for origins to say");
         assert!(
             reject.label().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
             "{reject:?}"
