@@ -51,6 +51,11 @@ fn request_streams() {
 }
 
 #[test]
+fn tls_records() {
+    replay("tls_records", tls::records);
+}
+
+#[test]
 fn client_hellos() {
     replay("client_hello", tls::client_hello);
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::binaries::{BinaryFacts, BinarySet, Table};
 use super::decide::{admits, literal_fits};
 use super::host::HostPattern;
-use super::model::{Binaries, BinaryPattern, Endpoint, PolicyFile, Ports};
+use super::model::{Binaries, BinaryPattern, Endpoint, PolicyFile, Ports, RequestPolicy};
 use super::trie::{Slots, Trie};
 use crate::address::Reach;
 use crate::destination::{Destination, Host};
@@ -119,9 +119,12 @@ impl Policy {
         self.names.keys().map(|name| &**name)
     }
 
-    /// The endpoints whose requests are judged, in the order of the file.
+    /// The endpoints whose tunnels are looked into, in the order of the file.
     pub fn judged(&self) -> impl Iterator<Item = &Endpoint> {
-        self.rows.iter().map(|row| &*row.endpoint).filter(|endpoint| endpoint.requests.is_some())
+        self.rows
+            .iter()
+            .map(|row| &*row.endpoint)
+            .filter(|endpoint| endpoint.requests.as_ref().is_some_and(RequestPolicy::judges_tunnels))
     }
 
     /// Whether a rule names binaries: then a sandbox whose processes cannot be known must not use this policy.

@@ -71,10 +71,10 @@ mod tests {
     #[test]
     fn judged_names_are_told_and_raw_ones_are_not() {
         let told = names(&[
-            "host: a.example.com, port: 443, protocol: http, access: full",
-            "host: \"*.b.example.com\", port: 443, protocol: http, access: full",
-            "host: \"api.*.example.org\", port: 443, protocol: http, access: full",
-            "host: 192.0.2.7, port: 443, protocol: http, access: full",
+            "host: a.example.com, port: 443, protocol: http, access: read-only",
+            "host: \"*.b.example.com\", port: 443, protocol: http, access: read-only",
+            "host: \"api.*.example.org\", port: 443, protocol: http, access: read-only",
+            "host: 192.0.2.7, port: 443, protocol: http, access: read-only",
             "host: raw.example.net, port: 443",
         ]);
         let dns = ["a.example.com", "b.example.com", "example.org"].map(String::from).to_vec();
@@ -83,9 +83,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_is_not_constrained() {
-        assert_eq!(names(&["allowed_ips: [192.0.2.0/24], port: 443, protocol: http, access: full"]), None);
         assert_eq!(
-            names(&["host: a.example.com, port: 443, protocol: http, access: full, sni: ignore"]),
+            names(&["allowed_ips: [192.0.2.0/24], port: 443, protocol: http, access: read-only"]),
+            None
+        );
+        assert_eq!(
+            names(&["host: a.example.com, port: 443, protocol: http, access: read-only, sni: ignore"]),
             None
         );
     }
