@@ -398,6 +398,9 @@ pub struct DenialLine {
     pub first: String,
     /// The last time.
     pub last: String,
+    /// Of a direct attempt: whether the policy allows it through the proxy, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_via_proxy: Option<bool>,
     /// The process of the last time; 0 if unknown.
     pub pid: u32,
     /// What to do about it.

@@ -134,7 +134,10 @@ fn row(one: &DenialLine) -> [String; 8] {
         printable(&one.how),
         printable(&one.destination),
         program,
-        one.reason.clone(),
+        match one.allowed_via_proxy {
+            Some(true) => format!("{}: allowed through the proxy; the program did not use it", one.reason),
+            _ => one.reason.clone(),
+        },
         one.count.to_string(),
         one.last.get(..19).unwrap_or(&one.last).replace('T', " "),
     ]

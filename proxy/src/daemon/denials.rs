@@ -54,6 +54,7 @@ fn told(key: &Key, line: &Line) -> DenialLine {
         count: line.count,
         first: view::text(line.first),
         last: view::text(line.last),
+        allowed_via_proxy: line.allowed_via_proxy,
         pid: line.pid,
         hint: line.hint.as_deref().map(str::to_owned),
     }

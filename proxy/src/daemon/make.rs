@@ -146,13 +146,13 @@ impl Daemon {
         guarded: Option<&GuardedLink>,
     ) -> Result<Arc<Sandbox>, Refusal> {
         let view_of = match &order.shape {
-            Shape::Attached { .. } => network.processes()?.into_iter().min(),
+            Shape::Attached { .. } => first_process(network),
             _ => None,
         };
         let share = Share {
             // Another policy may come to judge other names.
             names: None,
-            policy: compile(order),
+            policy: Arc::new(Policy::compile_with(&order.policy, &*links(view_of))),
             limits: order.limits,
             mode: mode(order.identity),
             view_of,
@@ -296,7 +296,18 @@ impl Daemon {
             now.file = Arc::clone(&entry.policy);
             now.text = None;
             drop(now);
-            wanted.push((Arc::clone(member.sandbox()), Arc::clone(&entry.policy)));
+            let one = (Arc::clone(member.sandbox()), Arc::clone(&entry.policy));
+            match member.shape() {
+                // Its programs lie in a file system of its own.
+                Shape::Attached { .. } => {
+                    reload::put(
+                        &self.appliance,
+                        &[one],
+                        &*links(member.with_network(first_process).flatten()),
+                    );
+                }
+                _ => wanted.push(one),
+            }
         }
         reload::put(&self.appliance, &wanted, &policy::host_links);
     }
@@ -324,7 +335,11 @@ impl Daemon {
             now.file = Arc::new(loaded.file.clone());
             now.text = Some(body.policy.clone());
         }
-        reload::replace(&self.appliance, member.sandbox(), label, read, &policy::host_links)
+        let view_of = match member.shape() {
+            Shape::Attached { .. } => member.with_network(first_process).flatten(),
+            _ => None,
+        };
+        reload::replace(&self.appliance, member.sandbox(), label, read, &*links(view_of))
             .map_err(Refusal::Policy)?;
         Ok(said)
     }
@@ -344,6 +359,23 @@ fn note(netns: &Path, order: &Order, sandbox: NewSandbox) -> Result<(), Refusal>
     state::write(directory, &noted).map_err(|error| {
         Refusal::Failed(format!("the sandbox cannot be noted in {}: {error}", directory.display()))
     })
+}
+
+/// The process whose file system gives an attached sandbox' paths their meaning: the one that was there first.
+fn first_process(network: &Network) -> Option<u32> {
+    network.processes().ok()?.into_iter().min()
+}
+
+/// What a binary's path resolves to in the view of process `pid`, or of the host.
+fn links(pid: Option<u32>) -> Box<dyn Fn(&str) -> Option<String>> {
+    match pid.map(|pid| policy::links_in(Path::new(&format!("/proc/{pid}/root")))) {
+        Some(Ok(links)) => Box::new(links),
+        Some(Err(error)) => {
+            tracing::warn!(pid, %error, "links of an attached sandbox' programs are not followed");
+            Box::new(|_| None)
+        }
+        None => Box::new(policy::host_links),
+    }
 }
 
 fn compile(order: &Order) -> Arc<Policy> {

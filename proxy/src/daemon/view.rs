@@ -49,7 +49,7 @@ impl Daemon {
             namespace,
             fence: fence(&member),
             host_fence: host_fence(&member),
-            identity: identity(&member),
+            identity: identity(self, &member),
             confinement: confinement(&member),
             launches: member.launches().views(),
             state_dir: self.settings.state_dir.clone(),
@@ -157,7 +157,7 @@ fn host_fence(member: &Member) -> HostFenceView {
     }
 }
 
-fn identity(member: &Member) -> Identity {
+fn identity(daemon: &Daemon, member: &Member) -> Identity {
     let source = |source: IdentityFrom, usable: bool, detail: &str| IdentitySource {
         source: source.label().to_owned(),
         usable,
@@ -179,12 +179,16 @@ fn identity(member: &Member) -> Identity {
         Some(answer) => source(IdentityFrom::Diag, false, &answer.to_string()),
         None => source(IdentityFrom::Diag, false, "identity is off"),
     };
+    let trace = daemon.appliance().trace().is_some();
+    let traced =
+        if trace { "the kernel's trace of connects" } else { "the kernel's trace cannot be read here" };
     let tables = readable("/proc/self/net/tcp");
     let told = |usable| if usable { "readable" } else { "/proc/…/net/tcp cannot be read" };
     Identity {
         mode,
         sources: vec![
             witness,
+            source(IdentityFrom::Trace, trace, traced),
             diag,
             source(IdentityFrom::PidTable, tables, told(tables)),
             source(IdentityFrom::GlobalTable, tables, told(tables)),

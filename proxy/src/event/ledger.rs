@@ -63,6 +63,8 @@ pub struct Line {
     pub hint: Option<Box<str>>,
     /// Paths of requests, the first [`PATHS_MAX`] of them; empty for everything else.
     pub paths: BTreeSet<Box<str>>,
+    /// Of a direct attempt: whether the policy would have allowed it through the proxy, if that is known.
+    pub allowed_via_proxy: Option<bool>,
 }
 
 /// A bounded account of attempts.
@@ -118,6 +120,7 @@ impl Ledger {
             pid: 0,
             hint: None,
             paths: BTreeSet::new(),
+            allowed_via_proxy: None,
         });
         line.count += count;
         line.last = event.last.unwrap_or(event.time);
@@ -125,6 +128,7 @@ impl Ledger {
         if line.hint.is_none() {
             line.hint = event.hint.map(Into::into);
         }
+        line.allowed_via_proxy = event.allowed_via_proxy.or(line.allowed_via_proxy);
         if let Some(path) = event.path
             && line.paths.len() < PATHS_MAX
             && !line.paths.contains(path)
