@@ -366,8 +366,11 @@ fn first_process(network: &Network) -> Option<u32> {
     network.processes().ok()?.into_iter().min()
 }
 
-/// What a binary's path resolves to in the view of process `pid`, or of the host.
-fn links(pid: Option<u32>) -> Box<dyn Fn(&str) -> Option<String>> {
+/// What a binary's path resolves to, as [`Policy::compile_with`] wants it.
+type Links = Box<dyn Fn(&str) -> Option<String>>;
+
+/// In the view of process `pid`, or of the host.
+fn links(pid: Option<u32>) -> Links {
     match pid.map(|pid| policy::links_in(Path::new(&format!("/proc/{pid}/root")))) {
         Some(Ok(links)) => Box::new(links),
         Some(Err(error)) => {
