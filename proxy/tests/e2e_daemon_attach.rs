@@ -1,0 +1,206 @@
+//! Namespaces that something else made, in the daemon's custody: fenced inside and on the host's side of their link.
+
+mod e2e;
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use e2e::{BODY, Daemon, HttpOrigin, Scene, eventually};
+
+/// A stand-in for a container: a process in a network namespace of its own, with a link to the host.
+struct Container {
+    process: Child,
+    /// The host's end of its link.
+    link: String,
+    /// The host's address on the link, where a server of the host listens.
+    host: String,
+    server: TcpListener,
+}
+
+impl Container {
+    fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let process = Command::new("unshare").args(["-n", "sleep", "1000"]).stdin(Stdio::null()).spawn();
+        let process = process.expect("unshare (needs root)");
+        let pid = process.id();
+        let own = std::fs::read_link("/proc/self/ns/net").expect("own namespace");
+        eventually("it has a namespace of its own", || {
+            std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs != own)
+        });
+        let link = format!("sl{pid}");
+        // A network of its own for each, out of what is set aside for benchmarks.
+        let net = format!("198.18.{}.{}", pid % 256, number % 60 * 4);
+        let at = |last: u32| {
+            let (front, first) = net.rsplit_once('.').expect("an address");
+            format!("{front}.{}", first.parse::<u32>().expect("a number") + last)
+        };
+        let (host, inside) = (at(1), at(2));
+        run(&["ip", "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid.to_string()]);
+        run(&["ip", "addr", "add", &format!("{host}/30"), "dev", &link]);
+        run(&["ip", "link", "set", &link, "up"]);
+        let container = Self {
+            server: TcpListener::bind((host.as_str(), 0)).expect("listen on the link"),
+            process,
+            link,
+            host,
+        };
+        for command in [
+            &["ip", "link", "set", "lo", "up"][..],
+            &["ip", "addr", "add", &format!("{inside}/30"), "dev", "eth0"],
+            &["ip", "link", "set", "eth0", "up"],
+            &["ip", "route", "add", "default", "via", &container.host],
+        ] {
+            assert_eq!(container.inside(command).0, 0, "{command:?}");
+        }
+        container
+    }
+
+    fn pid(&self) -> String {
+        self.process.id().to_string()
+    }
+
+    /// Exit code and output of a program in its namespace.
+    fn inside(&self, command: &[&str]) -> (i32, String) {
+        let pid = self.pid();
+        let mut enter = Command::new("nsenter");
+        enter.args(["-n", "-t", &pid]).args(command).stdin(Stdio::null());
+        let output = enter.output().expect("nsenter");
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), text)
+    }
+
+    fn reaches_the_host(&self) -> bool {
+        let port = self.server.local_addr().expect("address").port().to_string();
+        let script = format!("exec 3<>/dev/tcp/{}/{port}", self.host);
+        self.inside(&["timeout", "2", "bash", "-c", &script]).0 == 0
+    }
+
+    fn through_the_proxy(&self, url: &str) -> (i32, String) {
+        self.inside(&["curl", "-sS", "-m", "20", "-w", "%{http_code}", "-x", "http://10.200.0.1:3128", url])
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+        Command::new("ip").args(["link", "del", &self.link]).stderr(Stdio::null()).status().ok();
+    }
+}
+
+fn run(command: &[&str]) {
+    let status = Command::new(command[0]).args(&command[1..]).status().expect("run");
+    assert!(status.success(), "{command:?}");
+}
+
+#[test]
+fn a_foreign_namespace_has_the_proxy_and_nothing_else_until_it_is_given_back() {
+    let scene = Scene::new();
+    let origin = HttpOrigin::start();
+    let container = Container::start();
+    assert!(container.reaches_the_host(), "the stand-in is broken");
+    let daemon = Daemon::start(&scene, "");
+    let policy = format!(
+        "version: 1\nnetwork_policies:\n  it:\n    endpoints: [{{ host: origin.test, port: {} }}]\n",
+        origin.port()
+    );
+    let policy = scene.file("p.yaml", &policy);
+    let said = daemon.ask(&[
+        "sandbox",
+        "attach",
+        "box",
+        "--pid",
+        &container.pid(),
+        "--policy",
+        policy.to_str().unwrap(),
+    ]);
+    assert!(said.ended_with(0).stdout.contains("attached to the network of process"));
+
+    let allowed = container.through_the_proxy(&format!("http://origin.test:{}/", origin.port()));
+    assert_eq!(allowed.1, format!("{BODY}200"));
+    let denied = container.through_the_proxy("http://other.test:1/");
+    assert!(denied.1.ends_with("403"), "{}", denied.1);
+    assert!(!container.reaches_the_host(), "it is not fenced");
+    eventually("its attempt is told", || !daemon.events_of("bypass.detected", "box").is_empty());
+    let request = &daemon.events_of("request.allowed", "box")[0];
+    assert_eq!(request["process"]["comm"], "curl", "{request}");
+    let shown = daemon.ask_json(&["sandbox", "show", "box"]);
+    assert_eq!((&shown["kind"], &shown["fence"]["state"]), (&"attached".into(), &"up".into()));
+    assert_eq!(shown["attached_to"]["pid"], container.process.id());
+    let again = daemon.ask(&["sandbox", "attach", "other", "--pid", &container.pid()]).ended_with(64);
+    assert!(again.stderr.contains("sandbox box's already"), "{}", again.stderr);
+    let exec = daemon.ask(&["sandbox", "exec", "box", "--", "true"]).ended_with(64);
+    assert!(exec.stderr.contains("its own runtime"), "{}", exec.stderr);
+
+    daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
+    assert!(container.reaches_the_host(), "it was not given back");
+    assert_eq!(scene.remains(), Vec::<String>::new());
+}
+
+#[test]
+fn root_inside_that_flushes_the_rules_still_meets_the_fence_on_the_host() {
+    let scene = Scene::new();
+    let container = Container::start();
+    // Also makes the two ends know each other: what asks for an address is no violation.
+    assert!(container.reaches_the_host(), "the stand-in is broken");
+    let daemon = Daemon::start(&scene, "");
+    let attach = ["sandbox", "attach", "box", "--pid", &container.pid(), "--link", &container.link];
+    daemon.ask(&attach).ended_with(0);
+    assert!(!container.reaches_the_host());
+    let dropped =
+        || daemon.ask_json(&["sandbox", "show", "box"])["host_fence"]["dropped"].as_u64().unwrap_or(0);
+    assert_eq!(dropped(), 0, "the fence inside let something out");
+    // Again and again: the fence inside may be put back before the next attempt.
+    eventually("the host fence counts", || {
+        assert_eq!(container.inside(&["nft", "flush", "ruleset"]).0, 0);
+        assert!(!container.reaches_the_host(), "a flushed fence is a way out");
+        dropped() > 0
+    });
+    eventually("the fence inside is put back and said", || {
+        let told = daemon.events_of("fence.violation", "box");
+        told.iter().any(|event| event["reason"] == "fence_changed")
+    });
+    eventually("it stands again", || daemon.ask_json(&["sandbox", "show", "box"])["fence"]["state"] == "up");
+    daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
+    assert!(container.reaches_the_host(), "the host fence was left behind");
+}
+
+#[test]
+fn a_namespace_that_ends_is_noticed() {
+    let scene = Scene::new();
+    let mut container = Container::start();
+    let daemon = Daemon::start(&scene, "");
+    daemon.ask(&["sandbox", "attach", "box", "--pid", &container.pid()]).ended_with(0);
+    container.process.kill().expect("kill");
+    container.process.wait().expect("wait");
+    let said = daemon.ask(&["sandbox", "gc"]).ended_with(0);
+    assert!(said.stdout.contains("box") || said.stdout.contains("nothing is dead"), "{}", said.stdout);
+    eventually("it is told", || !daemon.events_of("sandbox.stopped", "box").is_empty());
+    assert_eq!(daemon.events_of("sandbox.stopped", "box")[0]["detail"], "its namespace ended");
+    assert_eq!(scene.remains(), Vec::<String>::new());
+}
+
+#[test]
+fn a_namespace_of_the_configuration_is_waited_for() {
+    let scene = Scene::new();
+    let container = Container::start();
+    let path = scene.dir().join("netns");
+    let more = format!("sandboxes:\n  - {{ name: box, netns: {}, policy: open }}\n", path.display());
+    let mut daemon = Daemon::start(&scene, &more);
+    let list = daemon.ask_json(&["sandbox", "ls"]);
+    assert_eq!(list["waiting"][0]["name"], "box", "{list}");
+    assert!(container.reaches_the_host());
+    std::os::unix::fs::symlink(format!("/proc/{}/ns/net", container.pid()), &path).expect("link");
+    eventually("it is attached", || daemon.ask_json(&["sandbox", "ls"])["sandboxes"][0]["name"] == "box");
+    assert!(!container.reaches_the_host());
+    // A killed daemon leaves it fenced, and the next one takes it over.
+    daemon.end(nix::sys::signal::Signal::SIGKILL);
+    assert!(!container.reaches_the_host());
+    daemon.restart();
+    assert_eq!(daemon.ask_json(&["sandbox", "ls"])["sandboxes"][0]["kind"], "attached");
+    daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
+    assert!(container.reaches_the_host());
+}
