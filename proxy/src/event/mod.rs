@@ -57,12 +57,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 13] = [
+    /// All of them, in their order.
+    pub const ALL: [Self; 14] = [
         Self::ConnectAllowed,
         Self::ConnectDenied,
         Self::RequestAllowed,
         Self::RequestDenied,
+        Self::TlsFailed,
         Self::TunnelClosed,
         Self::BypassDetected,
         Self::FenceViolation,
@@ -304,6 +305,17 @@ impl Event<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_can_be_asked_for_by_its_name() {
+        for (number, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, number, "{kind:?} is not in its place");
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        // The last one: a kind that is added behind it belongs into the list too.
+        assert_eq!(Kind::MonitorLost as usize + 1, Kind::ALL.len());
+        assert!("bypass.detcted".parse::<Kind>().is_err());
+    }
 
     #[test]
     fn an_event_is_one_flat_line_without_what_is_not_known() {
