@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::Sides;
 use crate::contender::{Profile, Programs};
+use crate::identity;
 use crate::reference::Reference;
 use crate::workload::{Conditions, Workload};
 
@@ -66,6 +67,38 @@ pub(crate) enum Command {
         /// Where the JSON goes.
         #[command(flatten)]
         keeping: Keeping,
+    },
+    /// What it costs to know which program asks, in a crowd of processes, beside a full scan of /proc
+    Identity {
+        /// The crowd.
+        #[command(flatten)]
+        size: identity::Size,
+        /// Where the JSON goes.
+        #[command(flatten)]
+        keeping: Keeping,
+    },
+    /// Be one of the crowd of `identity`
+    #[command(hide = true)]
+    Crowd {
+        /// Where its connections go
+        #[arg(long)]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        connections: usize,
+        /// Descriptors besides
+        #[arg(long)]
+        files: usize,
+    },
+    /// Make one CONNECT
+    #[command(hide = true)]
+    Visit {
+        /// Through which proxy
+        #[arg(long)]
+        proxy_address: SocketAddr,
+        /// Where to
+        #[arg(long)]
+        target: String,
     },
     /// Serve as one of the yardsticks until the parent ends
     Reference {

@@ -11,6 +11,7 @@ mod accounting;
 mod cli;
 mod compare;
 mod contender;
+mod identity;
 mod load;
 mod machine;
 mod origin;
@@ -69,6 +70,19 @@ fn act(cli: &Cli) -> Result<u8> {
         Command::Reference { name, listen } => name.serve(*listen).map(|()| 0),
         Command::Origin { cores, first } => origin::serve(cores, *first).map(|()| 0),
         Command::Leash { command } => contender::run_on_leash(command).map(|()| 0),
+        Command::Crowd { to, connections, files } => {
+            identity::play_crowd(*to, *connections, *files).map(|()| 0)
+        }
+        Command::Visit { proxy_address, target } => {
+            identity::play_visitor(*proxy_address, target).map(|()| 0)
+        }
+        Command::Identity { size, keeping } => {
+            let machine = Machine::look();
+            let cost = identity::run(*size, conditions, programs)?;
+            show(cli, &machine, &cost, identity::Cost::table)?;
+            keep(cli, keeping, &machine, &cost, "identity")?;
+            Ok(0)
+        }
         Command::Once(workload) => {
             let subject = cli.subject;
             let machine = Machine::look();

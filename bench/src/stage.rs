@@ -43,6 +43,11 @@ impl Stage {
         Ok(Self { origin, setup, _niceness: niceness })
     }
 
+    /// The origin's ports.
+    pub(crate) const fn ports(&self) -> Ports {
+        self.setup.ports
+    }
+
     /// Starts a proxy.
     pub(crate) fn start(&self, profile: Profile) -> Result<Contender> {
         Contender::start(profile, &self.setup)

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -23,7 +23,7 @@ use crate::event::journal::{Journal, Target, Urgency, Writer};
 use crate::event::ledger::Ledger;
 use crate::event::{Event, Kind, ProcessView, Reporter, Words};
 use crate::http::rewrite::Pseudonym;
-use crate::identity::{Changed, Elsewhere, Images, Scanner, Trace};
+use crate::identity::{Changed, Elsewhere, Images, Scanner, Trace, TraceFigures};
 use crate::limits::Limits;
 use crate::policy::Policy;
 use crate::sandbox::{Sandbox, Sources};
@@ -140,7 +140,7 @@ pub struct Appliance {
     next_worker: AtomicUsize,
     scanner: Arc<Scanner>,
     elsewhere: Arc<Elsewhere>,
-    trace: Option<Arc<Trace>>,
+    trace: Option<OnceLock<Option<Arc<Trace>>>>,
     trust: Arc<Trust>,
     control: Control,
     reporter: Reporter,
@@ -186,7 +186,7 @@ impl Appliance {
         let images = Arc::new(images);
         let signer = Arc::new(Signer::start().map_err(part("the signing thread"))?);
         let elsewhere = Arc::new(Elsewhere::with_host().map_err(part("identity"))?);
-        let trace = plan.trace.then(open_trace).flatten();
+        let trace = plan.trace.then(OnceLock::new);
         let names = Names::new(control.runtime().clone(), plan.names);
         let guard = keep_guard(&control, plan.permit_special, plan.listeners, plan.dial_from.is_some());
         let limits = Arc::new(plan.limits);
@@ -249,9 +249,14 @@ impl Appliance {
         &self.elsewhere
     }
 
-    /// The trace of this host's connects, if it was wanted and can be had.
+    /// The trace of this host's connects, if it was wanted and can be had. It begins with the first who asks for it.
     pub fn trace(&self) -> Option<Arc<Trace>> {
-        self.trace.clone()
+        self.trace.as_ref()?.get_or_init(open_trace).clone()
+    }
+
+    /// What the trace has seen, if it has begun.
+    pub fn trace_figures(&self) -> Option<TraceFigures> {
+        Some(self.trace.as_ref()?.get()?.as_ref()?.figures())
     }
 
     /// The sandbox with an authority of its own, so that TLS inside it can be looked into where its policy judges requests;

@@ -17,7 +17,9 @@ use std::time::Duration;
 use identity_world::*;
 use nix::time::{ClockId, clock_gettime};
 use sluice::identity::table::{Line, Tuple, parse};
-use sluice::identity::{DiagSocket, Members, Need, Protocol, Query, Quick, Resolver, Seen, Setup};
+use sluice::identity::{
+    DiagSocket, Members, Need, Protocol, Query, Quick, Resolver, Seen, Setup, Source, Trace,
+};
 
 const PROCESSES: usize = 500;
 const CONNECTIONS_EACH: usize = 20;
@@ -79,6 +81,7 @@ fn cost_in_a_crowd() {
     report_prepared("witness, new process", 50, || noted(&world, &agent), |resolver| known(&resolver, &name));
     let noted = noted(&world, &agent);
     report("witness, known process", &mut || known(&noted, &name), ROUNDS);
+    trace_cost(&world, &listener, &mut agent_connection);
     let listed = by_cgroup(&world, &crowd, &agent);
     settle(&listed, &query);
     std::thread::sleep(Duration::from_millis(50));
@@ -98,6 +101,36 @@ fn cost_in_a_crowd() {
         );
     }
     drop((connections, crowd));
+}
+
+/// With the kernel's trace and no witness: processes that were looked up before, and others.
+fn trace_cost(world: &World, listener: &TcpListener, connection: &mut Accepted) {
+    let trace = Arc::new(Trace::open().unwrap());
+    let resolver = world.traced(&trace);
+    let proxy = connection.proxy;
+    let mut kept = Vec::new();
+    let mut fresh = || {
+        connection.tell();
+        let (stream, client) = listener.accept().unwrap();
+        kept.push(stream);
+        Query { protocol: Protocol::Tcp, client, proxy, need: Need::Proof }
+    };
+    known(&resolver, &fresh());
+    let sees = |resolver: &Resolver, query: &Query| match resolver.quick(query) {
+        Quick::Known(identity) => assert_eq!(identity.source, Source::Trace),
+        Quick::NeedsScan(ticket) => panic!("{ticket:?}"),
+    };
+    report_prepared("trace, known process, new connection (proof)", ROUNDS, &mut fresh, |query| {
+        sees(&resolver, &query);
+    });
+    let same = fresh();
+    report("trace, known process, same connection (proof)", &mut || sees(&resolver, &same), ROUNDS);
+    report_prepared(
+        "trace, process never seen (proof)",
+        50,
+        || (world.traced(&trace), fresh()),
+        |(resolver, query)| sees(&resolver, &query),
+    );
 }
 
 fn gather(world: &World, listener: &TcpListener, binary: &std::path::Path) -> (Vec<Client>, Vec<Accepted>) {

@@ -52,6 +52,9 @@ pub(crate) struct Programs {
     /// The `sluice` program [default: beside this one]
     #[arg(long, global = true, value_name = "PATH")]
     sluice: Option<PathBuf>,
+    /// Whether Sluice does not look for the program that asks.
+    #[arg(skip)]
+    blind: bool,
     /// Judge forward requests by method and path too (`protocol: http, access: full`), not only by host and port
     #[arg(long, global = true)]
     inspect: bool,
@@ -70,6 +73,14 @@ pub(crate) struct Programs {
     /// Its process id
     #[arg(long, global = true, requires = "proxy")]
     pid: Option<u32>,
+}
+
+impl Programs {
+    /// The same, with Sluice not looking for the program that asks, or looking.
+    pub(crate) const fn blind(mut self, blind: bool) -> Self {
+        self.blind = blind;
+        self
+    }
 }
 
 /// A proxy that runs and can be measured.

@@ -42,6 +42,7 @@ fn program(setup: &Setup) -> Result<PathBuf> {
 }
 
 fn configuration(setup: &Setup, root: &str, address: &str, metrics: u16) -> String {
+    let identity = if setup.programs.blind { "off" } else { "process" };
     let cores = setup.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     format!(
         "listen: {address}
@@ -54,7 +55,7 @@ permit_special_addresses: [127.0.0.0/8]
 sandboxes:
   - name: bench
     source: 127.0.0.1/32
-    identity: process
+    identity: {identity}
     policy: {root}/bench.yaml
     limits: {{connections: 65536, requests_per_s: 0, bytes_per_s: 0}}
 "
@@ -63,6 +64,8 @@ sandboxes:
 
 fn policy(setup: &Setup, client: &str) -> String {
     let ports = setup.ports;
+    let binaries =
+        if setup.programs.blind { String::new() } else { format!("    binaries:\n      - path: {client}\n") };
     let rules =
         if setup.programs.inspect { "\n        protocol: http\n        access: read-only" } else { "" };
     format!(
@@ -74,9 +77,7 @@ network_policies:
         ports: [{echo}, {bulk}]
       - host: 127.0.0.1
         port: {http}{rules}
-    binaries:
-      - path: {client}
-",
+{binaries}",
         echo = ports.echo,
         bulk = ports.bulk,
         http = ports.http,

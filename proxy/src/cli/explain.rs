@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::check::{EXIT_BAD_CONFIG, print};
 use crate::destination::{Destination, Host};
 use crate::diagnostic::nearest;
+use crate::identity::Trail;
 use crate::policy::{
     self, Ask, Asker, BinaryFacts, Deny, Kind, Permit, Policy, Program, Protocol, Reason, Request, Sni,
     Source, decide,
@@ -149,9 +150,20 @@ fn answer(
     target: &Target,
 ) -> (String, bool) {
     match outcome {
-        Ok(permit) => (allowed(&permit, ask, target), true),
-        Err(deny) => (denied(&deny, policy), false),
+        Ok(permit) => (allowed(&permit, ask, target) + &sought(policy), true),
+        Err(deny) => (denied(&deny, policy) + &sought(policy), false),
     }
+}
+
+/// How the program would be found out: the same words that events use.
+fn sought(policy: &Policy) -> String {
+    let order = Trail::default().accounts().map(|account| account.source.label()).join(", ");
+    let worth = if policy.names_binaries() {
+        "; the first that knows the connection answers, and a program that is not proven is denied"
+    } else {
+        "; for events only: no rule of this policy names programs"
+    };
+    format!("  identity  sought by {order}{worth}\n")
 }
 
 fn sha256(path: &Path) -> Option<[u8; 32]> {

@@ -154,8 +154,8 @@ fn refresh(daemon: &Arc<Daemon>) -> Refresh {
         let Some(daemon) = daemon.upgrade() else { return String::new() };
         metrics::gauge!("sluice_sandbox_count").set(daemon.members().len() as f64);
         metrics::counter!("sluice_events_dropped_total").absolute(daemon.appliance().reporter().dropped());
-        if let Some(trace) = daemon.appliance().trace() {
-            count_trace(trace.figures());
+        if let Some(figures) = daemon.appliance().trace_figures() {
+            count_trace(figures);
         }
         daemon.figures()
     })

@@ -179,7 +179,7 @@ impl Daemon {
                     elsewhere: Arc::clone(self.appliance.elsewhere()),
                     view_of: None,
                     notes: None,
-                    trace: self.appliance.trace(),
+                    trace: if mode == Mode::Process { self.appliance.trace() } else { None },
                     tables: Arc::new(ProcTables::new("/proc")),
                     proc: "/proc".into(),
                 };

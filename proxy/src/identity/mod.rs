@@ -49,7 +49,7 @@ pub use resolver::{Mode, OpenError, Quick, Resolver, Setup, Ticket};
 pub use roster::{Elsewhere, Members};
 pub use scanner::Scanner;
 pub use sources::{ProcTables, Tables};
-pub use trace::{Figures as TraceFigures, Trace, TraceError};
+pub use trace::{Figures as TraceFigures, Trace, TraceError, replay as replay_trace};
 pub use trail::{Account, Answer, Holding, Source, Trail};
 
 /// The transport of the socket in question.
@@ -128,6 +128,13 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The same, of a connection that was reset before it was known: its ends may be another's by now.
+    #[must_use]
+    pub fn doubted(&self) -> Arc<Self> {
+        let trail = Trail { reset: true, ..self.trail };
+        Arc::new(Self { ambiguous: self.process.is_some(), trail, ..self.clone() })
+    }
+
     /// The process a policy that names binaries may go by: known, and alone.
     pub fn proven(&self) -> Option<&Arc<Process>> {
         self.process.as_ref().filter(|_| !self.ambiguous)

@@ -156,6 +156,8 @@ pub struct Trail {
     pub holding: Holding,
     /// Rows of the tables that could not be understood; more than zero hints at an unknown kernel.
     pub malformed_rows: u32,
+    /// The client had reset the connection before all this was known.
+    pub reset: bool,
 }
 
 /// One line of a [`Trail`]: a source's name and what it said.
@@ -195,6 +197,9 @@ impl fmt::Display for Trail {
             write!(f, "{}: {}; ", account.source, account.answer)?;
         }
         write!(f, "held by: {}", self.holding)?;
+        if self.reset {
+            f.write_str("; the connection was reset meanwhile")?;
+        }
         if self.malformed_rows > 0 {
             write!(f, "; {} table rows not understood", self.malformed_rows)?;
         }
@@ -216,11 +221,13 @@ mod tests {
             global_table: Answer::Found,
             holding: Holding::Nobody { processes: 12, unreadable: 2 },
             malformed_rows: 3,
+            reset: true,
         };
         assert_eq!(
             trail.to_string(),
             "witness: not available; trace: found, but its process has ended; diag: not found; pid-table: failed: Permission denied; global-table: found; \
-             held by: none of 12 processes, 2 of which could not be read; 3 table rows not understood"
+             held by: none of 12 processes, 2 of which could not be read; the connection was reset \
+             meanwhile; 3 table rows not understood"
         );
         assert_eq!(trail.found_by(), Some(Source::GlobalTable));
     }

@@ -187,7 +187,11 @@ impl<C> Session<C> {
             _ => self.event_of_client(kind),
         };
         let policy = refusal.reject.blame() == Blame::Policy;
-        let trail = self.caller.as_ref().filter(|_| policy).and_then(super::who::Caller::trail);
+        let trail = policy.then(|| match &self.caller {
+            Some(caller) => caller.trail(),
+            None if self.sandbox.resolver().is_none() => "not sought (identity: off)".to_owned(),
+            None => "not sought: refused before".to_owned(),
+        });
         let misses = refusal.deny.as_ref().map(|deny| deny.near_misses().collect::<Vec<_>>().join("; "));
         event.action = Some(Action::Denied);
         event.reason = Some(reason);

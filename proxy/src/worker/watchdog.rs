@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, SockaddrStorage, getpeername, shutdown};
 
 use super::live::Standing;
 use super::socket::{keep_alive, poll_now};
@@ -255,6 +256,11 @@ impl Watch {
         }
     }
 
+    /// Whether the client's connection still stands: neither reset nor aborted.
+    pub(crate) fn client_is_connected(&self) -> bool {
+        !matches!(getpeername::<SockaddrStorage>(self.client), Err(Errno::ENOTCONN))
+    }
+
     /// Why the connection was ended, if it was.
     pub(crate) fn cause(&self) -> Option<Cause> {
         self.cause.get()
@@ -346,6 +352,26 @@ mod tests {
         assert_eq!(every(Duration::from_secs(10)), Duration::from_millis(250));
         assert_eq!(every(Duration::from_millis(200)), Duration::from_millis(50));
         assert_eq!(every(Duration::from_millis(1)), Duration::from_millis(10));
+    }
+
+    /// Its ends may be another's by then: identity that is found afterwards proves nothing.
+    #[test]
+    fn a_connection_that_was_reset_no_longer_stands_though_its_bytes_can_be_read() {
+        use std::io::{Read as _, Write as _};
+        let (mut client, mut accepted) = pair();
+        let watchdog = Watchdog::new(Duration::from_secs(1));
+        let watch = watchdog.watch(&accepted, std::ptr::null::<()>(), Duration::ZERO);
+        client.write_all(b"GET").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(watch.client_is_connected(), "half closed is no reset");
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        while watch.client_is_connected() {
+            std::thread::yield_now();
+        }
+        let mut bytes = [0; 3];
+        accepted.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"GET");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::session::Session;
 use super::{Core, Message};
 use crate::event::ProcessView;
-use crate::identity::{Digest, Identity, Need, Process, Protocol, Query, Quick, Resolver, Source};
+use crate::identity::{Digest, Identity, Need, Process, Protocol, Query, Quick, Resolver};
 use crate::policy::{Asker, BinaryFacts, BinarySet, Policy, Program};
 use crate::sandbox::Sandbox;
 
@@ -103,7 +103,12 @@ impl<C> Session<C> {
         } else {
             let Some(resolver) = self.sandbox.resolver().cloned() else { return };
             let query = Query { protocol: Protocol::Tcp, client: self.peer, proxy: self.local, need };
-            let Some(identity) = self.core.ask_who(&resolver, &query).await else { return };
+            let Some(mut identity) = self.core.ask_who(&resolver, &query).await else { return };
+            // Asked after the lookup: a connection that still stands has had these ends all the time. Of one that was
+            // reset, another program may have taken them.
+            if need == Need::Proof && !self.watch.client_is_connected() {
+                identity = identity.doubted();
+            }
             Caller::new(Facts { identity, query, digest: None, hashed: false }, &self.core.callers)
         };
         if self.core.hash(&mut caller.facts, self.sandbox.shared_name(), policy).await {
@@ -266,11 +271,9 @@ impl Caller {
         self.facts.identity.source.label()
     }
 
-    /// What every source said, where the first one did not know.
-    /// What every source said, where the first one did not know.
-    pub(super) fn trail(&self) -> Option<String> {
-        let identity = &self.facts.identity;
-        (identity.source != Source::Witness).then(|| identity.trail.to_string())
+    /// What every source said.
+    pub(super) fn trail(&self) -> String {
+        self.facts.identity.trail.to_string()
     }
 }
 

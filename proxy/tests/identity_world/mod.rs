@@ -31,6 +31,7 @@ const ROLE: &str = "IDENTITY_ROLE";
 const PROXY: &str = "IDENTITY_PROXY";
 const OTHER: &str = "IDENTITY_OTHER";
 const SOCKET: &str = "IDENTITY_SOCKET";
+const TARGET: &str = "IDENTITY_TARGET";
 
 /// A namespace with `lo` up, and a directory for binaries.
 pub(crate) struct World {
@@ -84,6 +85,20 @@ impl World {
     pub(crate) fn start(&self, binary: &Path, role: &str, proxy: SocketAddr, other: Option<&Path>) -> Client {
         let mut command = as_client(binary, role, &proxy.to_string(), other);
         Client(self.inside(|| command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()))
+    }
+
+    /// The same, as one that asks the proxy for `target`.
+    pub(crate) fn start_asking(
+        &self,
+        binary: &Path,
+        role: &str,
+        proxy: SocketAddr,
+        target: &str,
+        other: Option<&Path>,
+    ) -> Client {
+        let mut command = as_client(binary, role, &proxy.to_string(), other);
+        command.env(TARGET, target).stdin(Stdio::piped()).stdout(Stdio::null());
+        Client(self.inside(|| command.spawn().unwrap()))
     }
 
     pub(crate) fn setup(&self) -> Setup {
@@ -268,6 +283,20 @@ pub(crate) fn play() {
             stay(&mut TcpStream::connect(proxy).unwrap());
         }
         "connect-then-slow-exec" => connect_then_slow_exec(&proxy, &other.unwrap()),
+        "stay" => drop(std::io::stdin().read(&mut [0])),
+        "ask" => ask(TcpStream::connect(proxy).unwrap()),
+        "ask-over" => {
+            // The descriptor's number is all an exec leaves of it; opening a socket by /proc is not possible.
+            ask_over(std::env::var(SOCKET).unwrap().parse().unwrap());
+        }
+        "connect-then-exec-then-ask" => {
+            let stream = TcpStream::connect(&proxy).unwrap();
+            pass_on(&stream);
+            let error = as_client(&other.unwrap(), "ask-over", &proxy, None)
+                .env(SOCKET, stream.as_raw_fd().to_string())
+                .exec();
+            panic!("exec: {error}");
+        }
         "connect-twice" => {
             let (mut first, mut second) =
                 (TcpStream::connect(&proxy).unwrap(), TcpStream::connect(&proxy).unwrap());
@@ -310,6 +339,21 @@ pub(crate) fn play() {
         "observe" => observe(&proxy),
         other => panic!("no role {other}"),
     }
+}
+
+/// A CONNECT; then waits for the proxy to close.
+fn ask(mut stream: TcpStream) {
+    let target = std::env::var(TARGET).unwrap();
+    write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").unwrap();
+    while matches!(stream.read(&mut [0; 4096]), Ok(length) if length > 0) {}
+}
+
+/// The same over a descriptor that an exec left.
+fn ask_over(socket: i32) {
+    let target = std::env::var(TARGET).unwrap();
+    let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    nl::send(socket, head.as_bytes(), nl::MsgFlags::empty()).unwrap();
+    while matches!(nl::recv(socket, &mut [0; 4096], nl::MsgFlags::empty()), Ok(length) if length > 0) {}
 }
 
 /// Gives a sign, then waits for the proxy to close.

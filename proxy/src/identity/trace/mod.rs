@@ -237,6 +237,17 @@ impl State {
     }
 }
 
+/// What the bytes of one ring would have told, under a tracepoint of this `format`: everything of this module that takes
+/// bytes, and nothing of the machine. For fuzzing.
+pub fn replay(format: &str, bytes: &[u8]) -> Option<Figures> {
+    let layout = format::parse(format).ok()?;
+    let mut ledger = Ledger::default();
+    if !record::each(bytes, &layout, |record| ledger.take(record)) {
+        ledger.forget();
+    }
+    Some(ledger.figures())
+}
+
 /// Empties the rings that fill up while nobody asks, and follows the processors, until `stopped` is closed.
 fn attend(shared: &Shared, stopped: &io::PipeReader) {
     loop {
