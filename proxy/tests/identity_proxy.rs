@@ -50,6 +50,7 @@ impl House {
             ..Plan::default()
         };
         let appliance = Appliance::start(plan).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let proxy = listener.local_addr().unwrap();
         Self { world, appliance, listener: Some(listener), proxy, origin }
     }
