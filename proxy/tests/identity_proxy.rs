@@ -4,8 +4,9 @@
 
 mod identity_world;
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,7 +70,7 @@ impl House {
             text.push_str("    binaries:\n");
         }
         for binary in binaries {
-            text.push_str(&format!("      - {{ path: {} }}\n", binary.display()));
+            writeln!(text, "      - {{ path: {} }}", binary.display()).unwrap();
         }
         let path = self.world.dir.path().join("policy.yaml");
         fs::write(&path, text).unwrap();
@@ -200,7 +201,6 @@ fn another_program_at_the_path_of_one_that_was_seen_is_an_event() {
         std::thread::sleep(std::time::Duration::from_millis(50));
         drop(again);
     }
-    use io::Write as _;
     fs::OpenOptions::new().append(true).open(&next).unwrap().write_all(b"another").unwrap();
     fs::rename(&next, &agent).unwrap();
     let second = house.ask(&agent, "ask", None);
