@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use conformance::file::Files;
+use conformance::file::{Files, gather};
 use conformance::{Origin, Proxy, pattern};
 
 /// Runs a client with the proxy in its environment and nothing exempt from it.
@@ -221,17 +221,4 @@ fn git_clones_a_repository() {
             .iter()
             .all(|(head, _)| head.to_ascii_lowercase().contains("\r\nvia: 1.1 sluice-"))
     );
-}
-
-/// All files under `folder`, by their path under `prefix`.
-fn gather(folder: &Path, prefix: &str, files: &mut HashMap<String, Vec<u8>>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
-        if entry.file_type().unwrap().is_dir() {
-            gather(&entry.path(), &name, files);
-        } else {
-            files.insert(name, fs::read(entry.path()).unwrap());
-        }
-    }
 }

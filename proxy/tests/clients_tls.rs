@@ -6,9 +6,9 @@
 mod conformance;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::process::{Command, Output};
 
+use conformance::file::gather;
 use conformance::tls::TlsFiles;
 use conformance::{Proxy, Setup, pattern};
 
@@ -128,19 +128,6 @@ fn git_clones() {
     output(&proxy, &origin, "git", &["clone", "--quiet", &origin.url("/repo.git"), &path("clone")]);
     assert_eq!(std::fs::read_to_string(dir.path().join("clone/README")).unwrap(), "through the proxy\n");
     was_tunnelled(&proxy, &origin, 1);
-}
-
-/// All files under `folder`, by their path under `prefix`.
-fn gather(folder: &Path, prefix: &str, files: &mut HashMap<String, Vec<u8>>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
-        if entry.file_type().unwrap().is_dir() {
-            gather(&entry.path(), &name, files);
-        } else {
-            files.insert(name, std::fs::read(entry.path()).unwrap());
-        }
-    }
 }
 
 /// The index says `https`, so cargo offers no h2c but the TLS in the tunnel.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// A running origin; its thread ends with the test process.
@@ -113,4 +114,17 @@ fn read_body(reader: &mut impl std::io::BufRead, head: &str) -> Option<Vec<u8>> 
         }
     }
     Some(body)
+}
+
+/// All files under `folder`, by their path under `prefix`.
+pub(crate) fn gather(folder: &Path, prefix: &str, files: &mut HashMap<String, Vec<u8>>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            gather(&entry.path(), &name, files);
+        } else {
+            files.insert(name, std::fs::read(entry.path()).unwrap());
+        }
+    }
 }
