@@ -264,3 +264,29 @@ fn a_private_address_takes_a_policy_that_names_it_and_the_hint_says_so() {
     let hint = body["hint"].as_str().unwrap_or_default();
     assert!(hint.contains("allowed_ips"), "{hint}");
 }
+
+/// What a run did is allowed by what was learned of it, and nothing else is: also under a policy in audit mode, whose
+/// tunnels are judged by their requests.
+#[test]
+fn what_was_learned_allows_the_same_run_and_no_other() {
+    let (scene, origin) = (Scene::new(), HttpOrigin::start());
+    let at = format!("host: origin.test, port: {}", origin.port());
+    let audit = allowing(&format!("{{ {at}, access: read-only, enforcement: audit }}"), &["/usr/bin/none"]);
+    let url = |path: &str| origin.url("origin.test", path);
+    // As forward requests; and in tunnels, where the policy looks into them.
+    for (index, (policy, how)) in [("open", ""), (&*audit, "-p")].into_iter().enumerate() {
+        let run = format!("curl -s {how} {}; curl -s -X POST {}", url("/one?x=1"), url("/two"));
+        let other = format!("curl -s {how} {}; curl -s -X DELETE {how} {}", url("/three"), url("/two"));
+        let file = scene.dir().join(format!("learned-{index}.yaml"));
+        let learn = format!("--learn={}", file.display());
+        let exec = scene.exec().policy(policy).permit_loopback().option(&learn);
+        exec.run(&["sh", "-c", &run]).ended_with(0);
+        let learned = std::fs::read_to_string(&file).expect("what was learned");
+        let rules = "rules: [{allow: {method: \"GET\", path: \"/one\"}}, {allow: {method: \"POST\", path: \"/two\"}}]";
+        assert!(learned.contains(rules), "{learned}");
+        let again = scene.exec().policy(&learned).permit_loopback().run(&["sh", "-c", &run]).ended_with(0);
+        assert!(again.stderr.contains(" 0 denied"), "{learned}\n{again}");
+        let other = scene.exec().policy(&learned).permit_loopback().run(&["sh", "-c", &other]).ended_with(0);
+        assert_eq!(other.events_of("request.denied").len(), 2, "{learned}\n{other}");
+    }
+}

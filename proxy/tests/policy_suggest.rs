@@ -244,3 +244,37 @@ network_policies:
 "#
     );
 }
+
+#[test]
+fn a_judged_tunnel_is_learned_by_its_requests() {
+    let file = load(
+        "version: 1\nnetwork_policies:\n  r:\n    endpoints:\n      - {host: a.example, port: 80, access: read-only}\n      \
+         - {host: b.example, port: 80, access: read-only}\n      - {host: c.example, port: 443}\n",
+    );
+    let to = |host: &str, port| Destination { host: Host::parse(host.as_bytes()).unwrap(), port };
+    let (a, b, c) = (to("a.example", 80), to("b.example", 80), to("c.example", 443));
+    let see = |destination, request| Observed { destination, exe: Some(Path::new("/usr/bin/curl")), request };
+    let learned = sluice::policy::learn(
+        &[
+            see(&a, None),
+            see(&a, Some(("GET", "/x%2Fy"))),
+            see(&a, Some(("HEAD", "/x%2Fy"))),
+            see(&b, None),
+            see(&c, None),
+        ],
+        &file,
+    );
+    assert_eq!(
+        learned.policy(),
+        r#"version: 1
+network_policies:
+  seen_curl:
+    endpoints:
+      - {host: "a.example", port: 80, protocol: http, rules: [{allow: {method: "GET", path: "/x%2Fy"}}], allow_encoded_slash: true}
+      - {host: "c.example", port: 443}
+    binaries:
+      - path: "/usr/bin/curl"
+# left out: b.example:80: nothing was asked in the tunnel, whose requests are judged
+"#
+    );
+}

@@ -15,10 +15,10 @@ use crate::appliance::{Appliance, Plan};
 use crate::destination::{Authority, Destination};
 use crate::event::Words;
 use crate::event::journal::Target;
-use crate::event::ledger::{self, Ledger, Stage};
+use crate::event::ledger::{self, Key, Ledger, Line, Stage};
 use crate::limits::SandboxLimits;
 use crate::made::{self, Made, MadeError, Workload};
-use crate::policy::{self, Account, Confinement, Observed, Policy, Suggestion};
+use crate::policy::{self, Account, Confinement, Observed, Policy, PolicyFile};
 use crate::preflight::{self, Finding};
 use crate::signals::{Heard, Signals};
 use crate::tls::{Oldest, Roots, Trust};
@@ -107,7 +107,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         ended.enforcement.summary().lines().for_each(|line| eprintln!("sluice: {line}"));
     }
     if let Some(file) = &args.learn {
-        write_learned(&learned(reporter.ledger()), file.as_deref())
+        write_learned(&learned(reporter.ledger(), &loaded.file), file.as_deref())
             .map_err(|error| Failure::new(exit::INTERNAL, error))?;
     }
     if reporter.dropped() > 0 {
@@ -117,20 +117,32 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
 }
 
 /// The smallest policy that covers what went through the proxy or asked to.
-fn learned(ledger: &Ledger) -> String {
-    let seen: Vec<(Destination, Option<PathBuf>)> = ledger
-        .lines()
-        .into_iter()
+fn learned(ledger: &Ledger, current: &PolicyFile) -> String {
+    let lines = ledger.lines();
+    let seen: Vec<(Destination, Option<PathBuf>, &Key, &Line)> = lines
+        .iter()
         .filter(|(key, _)| key.stage != Stage::Bypassed)
-        .filter_map(|(key, _)| {
+        .filter_map(|(key, line)| {
             let destination = Authority::parse(key.destination.as_bytes()).ok()?.to_destination(0);
             let exe = (!key.program.is_empty()).then(|| PathBuf::from(&*key.program));
-            (destination.port != 0).then_some((destination, exe))
+            (destination.port != 0).then_some((destination, exe, key, line))
         })
         .collect();
-    let observed =
-        seen.iter().map(|(destination, exe)| Observed { destination, exe: exe.as_deref(), request: None });
-    Suggestion::new(observed).policy()
+    let mut observed = Vec::new();
+    for (destination, exe, key, line) in &seen {
+        let one = |request| Observed { destination, exe: exe.as_deref(), request };
+        if line.paths.is_empty() {
+            observed.push(one(None));
+        }
+        observed.extend(line.paths.iter().map(|path| one(Some((&*key.how, &**path)))));
+    }
+    let mut learned = policy::learn(&observed, current);
+    for (destination, _, _, line) in &seen {
+        if line.paths_beyond {
+            learned.leave_out(destination, "more different paths were asked for than are kept");
+        }
+    }
+    learned.policy()
 }
 
 fn write_learned(policy: &str, file: Option<&Path>) -> anyhow::Result<()> {

@@ -13,8 +13,9 @@ const LINES_MAX: usize = 2_000;
 /// Different lines kept of each sandbox of a daemon. A new one takes the place of the one not seen for longest, so that
 /// one tenant's flood costs no other tenant a line: 40 MiB when a thousand sandboxes are refused everything.
 const LINES_OF_ONE_MAX: usize = 128;
-/// Different paths kept of one line.
+/// Different paths kept of one line of a daemon's sandbox, and of a command's: that one may be learned from.
 const PATHS_MAX: usize = 16;
+const PATHS_OF_COMMAND_MAX: usize = 256;
 
 /// How far an attempt came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,10 +62,13 @@ pub struct Line {
     pub pid: u32,
     /// What to do about it.
     pub hint: Option<Box<str>>,
-    /// Paths of requests, the first [`PATHS_MAX`] of them; empty for everything else.
+    /// Paths of requests, the first [`PATHS_MAX`] of them (of a command, [`PATHS_OF_COMMAND_MAX`]); empty for everything
+    /// else.
     pub paths: BTreeSet<Box<str>>,
     /// Of a direct attempt: whether the policy would have allowed it through the proxy, if that is known.
     pub allowed_via_proxy: Option<bool>,
+    /// There were more.
+    pub paths_beyond: bool,
 }
 
 /// A bounded account of attempts.
@@ -121,6 +125,7 @@ impl Ledger {
             hint: None,
             paths: BTreeSet::new(),
             allowed_via_proxy: None,
+            paths_beyond: false,
         });
         line.count += count;
         line.last = event.last.unwrap_or(event.time);
@@ -129,11 +134,13 @@ impl Ledger {
             line.hint = event.hint.map(Into::into);
         }
         line.allowed_via_proxy = event.allowed_via_proxy.or(line.allowed_via_proxy);
-        if let Some(path) = event.path
-            && line.paths.len() < PATHS_MAX
-            && !line.paths.contains(path)
-        {
-            line.paths.insert(path.into());
+        if let Some(path) = event.path.filter(|path| !line.paths.contains(*path)) {
+            let most = if self.of_many { PATHS_MAX } else { PATHS_OF_COMMAND_MAX };
+            if line.paths.len() < most {
+                line.paths.insert(path.into());
+            } else {
+                line.paths_beyond = true;
+            }
         }
         line.count == count
     }

@@ -1,4 +1,5 @@
-//! What is missing from a policy, by what it denied: for `sluice denials --suggest`.
+//! What is missing from a policy, by what it denied: for `sluice denials --suggest`; and what of a policy was needed, by
+//! what happened under it: for `exec --learn`.
 //!
 //! Each suggestion is tried before it is made: it is written, read again, put beside the policy's own rules, and asked
 //! the question that was denied. What would be denied all the same (a deny rule, an endpoint with a more specific
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use super::binaries::{BinaryFacts, Program};
 use super::compile::Policy;
-use super::decide::{Ask, Asker, Kind, Permit, Request, decide};
+use super::decide::{Ask, Asker, Kind, Permit, Protocol, Request, decide};
 use super::deny::Deny;
 use super::load;
 use super::model::PolicyFile;
@@ -71,6 +72,29 @@ pub fn suggest(denials: &[Denial<'_>], current: &PolicyFile) -> Suggestion {
     suggestion
 }
 
+/// The smallest policy that covers what was seen under `current`. A tunnel whose requests are judged there is covered by
+/// them: as a tunnel it would let in any other.
+pub fn learn(seen: &[Observed<'_>], current: &PolicyFile) -> Suggestion {
+    let policy = Policy::compile(current);
+    let is_of = |one: &Observed<'_>, other: &Observed<'_>| {
+        one.destination == other.destination && one.exe == other.exe && other.request.is_some()
+    };
+    let (kept, covered): (Vec<_>, Vec<_>) =
+        seen.iter().partition(|one| one.request.is_some() || !is_inspected(&policy, one));
+    let mut suggestion = Suggestion::new(kept.into_iter().copied());
+    for one in covered {
+        if !seen.iter().any(|other| is_of(one, other)) {
+            suggestion
+                .leave_out(one.destination, "nothing was asked in the tunnel, whose requests are judged");
+        }
+    }
+    suggestion
+}
+
+fn is_inspected(policy: &Policy, tunnel: &Observed<'_>) -> bool {
+    asked(policy, tunnel, |decision| decision.is_ok_and(|permit| permit.protocol() == Protocol::Http))
+}
+
 /// Why no further rule would help against a refusal for this reason, if none would.
 fn hopeless(reason: &str) -> Option<&'static str> {
     Some(match reason {
@@ -103,6 +127,14 @@ fn with(current: &PolicyFile, suggestion: &Suggestion) -> Option<Policy> {
 }
 
 fn is_allowed(policy: &Policy, wish: &Observed<'_>) -> bool {
+    asked(policy, wish, |decision| decision.is_ok())
+}
+
+fn asked(
+    policy: &Policy,
+    wish: &Observed<'_>,
+    look: impl FnOnce(Result<Permit<'_>, Box<Deny>>) -> bool,
+) -> bool {
     let exe = wish.exe.map(|path| Program { path, sha256: None });
     let set = exe.map(|exe| policy.classify(&BinaryFacts { exe, ancestors: &[] }));
     let kind = match wish.request {
@@ -111,8 +143,6 @@ fn is_allowed(policy: &Policy, wish: &Observed<'_>) -> bool {
             Kind::Request(Request { method: method.as_bytes(), path: path.as_bytes(), query: None })
         }
     };
-    let asker = set.as_ref().map_or(Asker::Unknown, Asker::Known);
-    let decided: Result<Permit<'_>, Box<Deny>> =
-        decide(policy, &Ask { destination: wish.destination, asker, kind });
-    decided.is_ok()
+    let who = set.as_ref().map_or(Asker::Unknown, Asker::Known);
+    look(decide(policy, &Ask { destination: wish.destination, asker: who, kind }))
 }

@@ -44,7 +44,7 @@ mod trie;
 pub use binaries::{BinaryFacts, BinarySet, Program};
 pub use compile::Policy;
 pub use decide::{AddressRule, Ask, Asker, Kind, Permit, Protocol, Request, decide};
-pub use denials::{Denial, Way, suggest};
+pub use denials::{Denial, Way, learn, suggest};
 pub use deny::{DeniedRequest, Deny, Miss, NEAR_MISSES_MAX, NearMiss, Reason, hint};
 pub(crate) use load::from_tree;
 pub use load::{

@@ -113,7 +113,7 @@ impl Suggestion {
     }
 
     /// Says of something that it is left out, and why.
-    pub(super) fn leave_out(&mut self, what: &Destination, why: &str) {
+    pub fn leave_out(&mut self, what: &Destination, why: &str) {
         self.left_out.insert(format!("{what}: {why}"));
     }
 
