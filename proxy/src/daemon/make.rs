@@ -208,6 +208,7 @@ impl Daemon {
 
     /// Tells the host's listener who is behind which address.
     fn enrol(&self) {
+        let _one_at_a_time = self.enrolling.lock().unwrap_or_else(PoisonError::into_inner);
         let external = self.members().into_iter();
         let ranges =
             external.filter_map(|member| Some((member.source()?, Arc::clone(member.sandbox())))).collect();

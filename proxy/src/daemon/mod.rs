@@ -57,6 +57,8 @@ pub struct Daemon {
     settings: Settings,
     /// External sandboxes, as the host's listener knows them.
     sources: Arc<Sources>,
+    /// Held while they are listed and set: of two lists made at once the older one must not win.
+    enrolling: Mutex<()>,
     members: Mutex<BTreeMap<Arc<str>, Place>>,
     /// Held while the host fence is loaded: it is one table for all.
     host_fence: Mutex<()>,
@@ -79,6 +81,7 @@ impl Daemon {
             appliance,
             settings,
             sources: Arc::default(),
+            enrolling: Mutex::default(),
             members: Mutex::default(),
             host_fence: Mutex::default(),
             upkeep: Mutex::default(),
