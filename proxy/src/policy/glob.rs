@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::{BitAnd, BitOr, Shl};
 
 use thiserror::Error;
 
@@ -179,16 +180,68 @@ struct Automaton {
     suffix: Box<[u8]>,
     /// For each octet, its row in `takes`. Octets that no element names share a row.
     row: Box<[u8; 256]>,
-    /// For each row, the elements that take one such octet and are then used up.
-    takes: Box<[u128]>,
-    /// The elements that are `*`.
-    runs: u128,
-    /// The elements that are `**`.
-    deep_runs: u128,
-    /// All elements are used up.
-    end: u128,
+    states: States,
     /// Whether the last element is `**`, so that the rest of the input does not matter.
     ends_deep: bool,
+}
+
+/// In words as narrow as the elements allow: one step is twice as quick in a word of the machine's own.
+#[derive(Clone, Debug)]
+enum States {
+    Narrow(Steps<u64>),
+    Wide(Steps<u128>),
+}
+
+/// What makes one state of the next, in words of type `W`.
+#[derive(Clone, Debug)]
+struct Steps<W> {
+    /// For each row, the elements that take one such octet and are then used up.
+    takes: Box<[W]>,
+    /// The elements that are `*`.
+    runs: W,
+    /// The elements that are `**`.
+    deep_runs: W,
+    /// All elements are used up.
+    end: W,
+}
+
+impl Steps<u128> {
+    /// The same in narrow words, if they are wide enough.
+    fn narrowed(&self) -> Option<Steps<u64>> {
+        let narrow = |word: u128| u64::try_from(word).ok();
+        Some(Steps {
+            takes: self.takes.iter().map(|&word| narrow(word)).collect::<Option<_>>()?,
+            runs: narrow(self.runs)?,
+            deep_runs: narrow(self.deep_runs)?,
+            end: narrow(self.end)?,
+        })
+    }
+}
+
+impl<W> Steps<W>
+where
+    W: Copy + PartialEq + From<bool> + BitAnd<Output = W> + BitOr<Output = W> + Shl<u8, Output = W>,
+{
+    fn matches(&self, input: &[u8], row: &[u8; 256], separator: Option<u8>, ends_deep: bool) -> bool {
+        let none = W::from(false);
+        let empty_runs = self.runs | self.deep_runs;
+        // Two runs never stand side by side, so one step over an empty one is enough.
+        let skip = |live: W| live | (live & empty_runs) << 1;
+        let mut live = skip(W::from(true));
+        for &octet in input {
+            if ends_deep && live & self.end != none {
+                return true;
+            }
+            let row = row.get(usize::from(octet)).copied().unwrap_or_default();
+            let takes = self.takes.get(usize::from(row)).copied().unwrap_or(none);
+            let runs = if Some(octet) == separator { self.deep_runs } else { empty_runs };
+            live = skip((live & takes) << 1 | live & runs);
+            if live == none {
+                return false;
+            }
+        }
+        live & self.end != none
+    }
 }
 
 impl Automaton {
@@ -222,36 +275,26 @@ impl Automaton {
                 takes.push(using);
             }
         }
-        Ok(Self {
-            suffix: suffix.into_iter().rev().collect(),
-            row,
+        let wide = Steps {
             takes: takes.into(),
             runs: bits(&|element| *element == Element::Run),
             deep_runs: bits(&|element| *element == Element::DeepRun),
             end: 1 << elements.len(),
+        };
+        Ok(Self {
+            suffix: suffix.into_iter().rev().collect(),
+            row,
+            states: wide.narrowed().map_or(States::Wide(wide), States::Narrow),
             ends_deep: elements.last() == Some(&Element::DeepRun),
         })
     }
 
     fn matches(&self, tail: &[u8], separator: Option<u8>) -> bool {
         let Some(input) = tail.strip_suffix(&*self.suffix) else { return false };
-        let empty_runs = self.runs | self.deep_runs;
-        // Two runs never stand side by side, so one step over an empty one is enough.
-        let skip = |live: u128| live | (live & empty_runs) << 1;
-        let mut live = skip(1);
-        for &octet in input {
-            if self.ends_deep && live & self.end != 0 {
-                return true;
-            }
-            let row = self.row.get(usize::from(octet)).copied().unwrap_or_default();
-            let takes = self.takes.get(usize::from(row)).copied().unwrap_or_default();
-            let runs = if Some(octet) == separator { self.deep_runs } else { empty_runs };
-            live = skip((live & takes) << 1 | live & runs);
-            if live == 0 {
-                return false;
-            }
+        match &self.states {
+            States::Narrow(steps) => steps.matches(input, &self.row, separator, self.ends_deep),
+            States::Wide(steps) => steps.matches(input, &self.row, separator, self.ends_deep),
         }
-        live & self.end != 0
     }
 }
 
