@@ -204,3 +204,34 @@ fn a_namespace_of_the_configuration_is_waited_for() {
     daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
     assert!(container.reaches_the_host());
 }
+
+#[test]
+fn links_stay_fenced_while_daemons_change() {
+    let scene = Scene::new();
+    let containers = [Container::start(), Container::start()];
+    assert!(containers.iter().all(Container::reaches_the_host), "the stand-ins are broken");
+    let mut daemon = Daemon::start(&scene, "");
+    let missing = ["sandbox", "attach", "x", "--pid", &containers[0].pid(), "--link", "sl-none"];
+    assert!(daemon.ask(&missing).ended_with(64).stderr.contains("there is no link sl-none"));
+    assert!(containers[0].reaches_the_host(), "a refused attachment left a fence");
+    for (number, container) in containers.iter().enumerate() {
+        let name = format!("box-{number}");
+        let attach = ["sandbox", "attach", &name, "--pid", &container.pid(), "--link", &container.link];
+        daemon.ask(&attach).ended_with(0);
+    }
+    let flushed = |container: &Container| {
+        assert_eq!(container.inside(&["nft", "flush", "ruleset"]).0, 0);
+        assert!(!container.reaches_the_host(), "a flushed fence is a way out");
+    };
+    daemon.end(nix::sys::signal::Signal::SIGKILL);
+    containers.iter().for_each(flushed);
+    daemon.restart();
+    containers.iter().for_each(flushed);
+    for name in ["box-0", "box-1"] {
+        let shown = daemon.ask_json(&["sandbox", "show", name]);
+        assert_eq!(shown["host_fence"]["state"], "up", "{shown}");
+        assert!(shown["host_fence"]["dropped"].is_u64(), "its link has no chain: {shown}");
+        daemon.ask(&["sandbox", "rm", name]).ended_with(0);
+    }
+    assert!(containers.iter().all(Container::reaches_the_host), "the host fence was left behind");
+}

@@ -1,7 +1,8 @@
 //! Establishing sandboxes and removing them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use sluice_netns::{
     Admit, GuardedLink, HostFence, Kind as NetworkKind, LogLimit, LogToken, Sandbox as Network, Spec, discard,
@@ -36,26 +37,23 @@ impl Daemon {
 
     fn settle(&self, order: Order, take_over: bool) -> Result<Arc<Member>, Refusal> {
         let claim = self.claim(order.name.as_str())?;
-        let guarded = guarded_link(&order, self.settings.listen)?;
-        // Before anything runs behind the link.
-        if let Some(guarded) = &guarded {
-            self.load_host_fence(Some(guarded))?;
-        }
+        let guarded = self.guard_link(&order)?;
         let made = self.build(order, guarded.clone(), take_over);
         match made {
             Ok(member) => {
                 let member = Arc::new(member);
                 claim.settle(Arc::clone(&member));
+                self.coming().remove(member.name());
                 self.enrol();
                 report(member.sandbox(), Kind::SandboxStarted, None);
                 reload::loaded(member.sandbox(), &member.policy().label);
                 Ok(member)
             }
             Err(refusal) => {
+                let name = claim.name.clone();
                 drop(claim);
-                if guarded.is_some() {
-                    self.load_host_fence(None)
-                        .unwrap_or_else(|error| tracing::error!(%error, "the host fence"));
+                if self.coming().remove(&*name).is_some() {
+                    self.load_host_fence().unwrap_or_else(|error| tracing::error!(%error, "the host fence"));
                 }
                 Err(refusal)
             }
@@ -243,7 +241,7 @@ impl Daemon {
             Ok(())
         };
         if member.guarded().is_some() {
-            self.load_host_fence(None)?;
+            self.load_host_fence()?;
         }
         let _ = std::fs::remove_dir_all(trusted::host_directory(&self.settings.state_dir, &claim.name));
         report(member.sandbox(), Kind::SandboxStopped, Some(why));
@@ -260,11 +258,56 @@ impl Daemon {
         swept.outcome.map(|_| ()).map_err(Refusal::from)
     }
 
-    /// Makes the kernel's host fence that of all living sandboxes, and of `also`, which is being made.
-    pub(super) fn load_host_fence(&self, also: Option<&GuardedLink>) -> Result<(), Refusal> {
+    /// Fences the link of a sandbox that is coming, if it names one, before anything is served behind it.
+    fn guard_link(&self, order: &Order) -> Result<Option<GuardedLink>, Refusal> {
+        let name = order.name.as_str();
+        if let Some(guarded) = self.coming().get(name) {
+            return Ok(Some(guarded.clone()));
+        }
+        let Some(guarded) = guarded_link(order, self.settings.listen)? else { return Ok(None) };
+        if !exists(&guarded) {
+            return Err(Refusal::Invalid(format!(
+                "there is no link {} on this host; `ip link` shows those there are",
+                guarded.link
+            )));
+        }
+        self.coming().insert(name.to_owned(), guarded.clone());
+        self.load_host_fence().inspect_err(|_| {
+            self.coming().remove(name);
+        })?;
+        Ok(Some(guarded))
+    }
+
+    /// The same for all that are coming at the start, at once: what an earlier daemon fenced is never without.
+    pub(super) fn guard_links(&self, orders: &[Order]) {
+        let links =
+            orders.iter().filter_map(|order| guarded_link(order, self.settings.listen).ok().flatten());
+        let links: Vec<_> = links.filter(exists).map(|guarded| (guarded.name.to_string(), guarded)).collect();
+        if links.is_empty() {
+            return;
+        }
+        self.coming().extend(links);
+        if let Err(error) = self.load_host_fence() {
+            tracing::error!(%error, "the links cannot be fenced together; each is tried by itself");
+            self.coming().clear();
+        }
+    }
+
+    /// The guarded links of sandboxes that are being made.
+    fn coming(&self) -> MutexGuard<'_, BTreeMap<String, GuardedLink>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the kernel's host fence that of all sandboxes that live or are coming, as far as their links are there.
+    pub(super) fn load_host_fence(&self) -> Result<(), Refusal> {
         let _alone = self.host_fence.lock().unwrap_or_else(PoisonError::into_inner);
+        // First those that are coming: one that becomes a member meanwhile is in either or in both.
+        let mut links: BTreeMap<String, GuardedLink> = self.coming().clone();
         let members = self.members();
-        let links = members.iter().filter_map(|member| member.guarded()).chain(also).cloned().collect();
+        let living =
+            members.iter().filter_map(|member| Some((member.name().to_owned(), member.guarded()?.clone())));
+        links.extend(living);
+        let links = links.into_values().filter(exists).collect();
         let fence = HostFence { links, limit: LogLimit::default() };
         let done = if fence.links.is_empty() { HostFence::remove() } else { fence.load() };
         done.map_err(Refusal::from)
@@ -352,6 +395,11 @@ impl Daemon {
         noted.sandbox.policy = policy.clone();
         state::write(&directory, &noted).map_err(failed)
     }
+}
+
+/// Whether its link is on this host.
+fn exists(guarded: &GuardedLink) -> bool {
+    nix::net::if_::if_nametoindex(guarded.link.to_string().as_str()).is_ok()
 }
 
 fn note(netns: &Path, order: &Order, sandbox: NewSandbox) -> Result<(), Refusal> {

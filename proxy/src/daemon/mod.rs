@@ -32,6 +32,8 @@ pub use member::Member;
 pub use order::Order;
 pub use refusal::Refusal;
 
+use sluice_netns::GuardedLink;
+
 use crate::appliance::Appliance;
 use crate::sandbox::Sources;
 
@@ -62,6 +64,8 @@ pub struct Daemon {
     members: Mutex<BTreeMap<Arc<str>, Place>>,
     /// Held while the host fence is loaded: it is one table for all.
     host_fence: Mutex<()>,
+    /// Guarded links of sandboxes that are being made.
+    coming: Mutex<BTreeMap<String, GuardedLink>>,
     upkeep: Mutex<upkeep::Upkeep>,
 }
 
@@ -84,6 +88,7 @@ impl Daemon {
             enrolling: Mutex::default(),
             members: Mutex::default(),
             host_fence: Mutex::default(),
+            coming: Mutex::default(),
             upkeep: Mutex::default(),
         }
     }

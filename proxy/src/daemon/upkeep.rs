@@ -45,6 +45,7 @@ impl Daemon {
                 Err(error) => tracing::error!(%name, %error, "a kept sandbox is not served; it stays fenced"),
             }
         }
+        self.guard_links(&orders);
         let queue = std::sync::Mutex::new(orders.into_iter());
         let failed = std::sync::Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -228,11 +229,11 @@ impl Daemon {
         let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut upkeep.links, now.clone());
         drop(upkeep);
-        let replaced = now.iter().any(|(link, index)| before.get(link).is_some_and(|old| old != index));
+        let replaced = now.iter().any(|(link, index)| before.get(link) != Some(index));
         if replaced {
-            match self.load_host_fence(None) {
-                Ok(()) => tracing::info!("a link was replaced; the host fence is on the new one"),
-                Err(error) => tracing::error!(%error, "a link was replaced; the host fence cannot be loaded"),
+            match self.load_host_fence() {
+                Ok(()) => tracing::debug!("the host fence was loaded for a link that is new"),
+                Err(error) => tracing::error!(%error, "a link is new; the host fence cannot be loaded"),
             }
         }
     }
