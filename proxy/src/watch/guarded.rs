@@ -50,7 +50,6 @@ pub(super) struct Guarded {
     /// Processes of notes, by the address of the note's own, which is held.
     known: HashMap<usize, (Arc<Process>, Who)>,
     told: HashMap<&'static str, metrics::Counter>,
-    violated: metrics::Counter,
 }
 
 /// How an attempt waits for a list of processes.
@@ -93,7 +92,6 @@ impl Facts {
 
 impl Guarded {
     pub(super) fn new(watched: Watched) -> Self {
-        let violated = metrics::counter!("sluice_fence_violations_total", "sandbox" => watched.sandbox.name().to_owned());
         let mut guarded = Self {
             watched,
             fold: Fold::default(),
@@ -105,7 +103,6 @@ impl Guarded {
             waiting: HashMap::new(),
             known: HashMap::new(),
             told: HashMap::new(),
-            violated,
         };
         // What was counted before, under an earlier owner, is not ours to tell.
         guarded.account = guarded.counts().map(|counts| Account::new(counts, now_us() * 1_000));
@@ -181,7 +178,6 @@ impl Guarded {
 
     /// A line of the fence on the host's side has come.
     pub(super) fn violation(&mut self, reporter: &Reporter, facts: &Facts, link: Interface<'_>) {
-        self.violated.increment(1);
         if let Some(account) = &mut self.host_account {
             account.tell(0, 1);
         }
@@ -197,7 +193,6 @@ impl Guarded {
         let account = self.host_account.get_or_insert_with(|| Account::new([dropped], at_ns));
         let [count] = account.look([dropped], at_ns).counts;
         account.tell(0, count);
-        self.violated.increment(count);
         self.violations.add_other(now_us, None, Proto::Unknown, count);
     }
 
