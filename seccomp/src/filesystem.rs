@@ -229,3 +229,25 @@ fn handled(prepared: &Prepared, abi: ABI) -> Result<Ruleset, FilesystemError> {
     }
     Ok(ruleset)
 }
+
+/// Holds the calling thread to the directories it writes to: no other file, no TCP, no signal and no
+/// abstract socket towards others. Kernels without Landlock hold nothing.
+pub(crate) fn restrict_thread(writes: &[&Path]) -> Result<(), FilesystemError> {
+    let version = syscalls::landlock_abi();
+    if version == 0 {
+        return Ok(());
+    }
+    let abi = ABI::from(i32::try_from(version).unwrap_or(i32::MAX));
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?;
+    for path in writes {
+        let directory = PathFd::new(path).map_err(|error| FilesystemError::unopened(path, &error))?;
+        ruleset = ruleset.add_rule(PathBeneath::new(directory, AccessFs::from_all(abi)))?;
+    }
+    ruleset.restrict_self()?;
+    Ok(())
+}

@@ -17,12 +17,13 @@
 //!    source port, writes a [`Note`] into a ring that [`Notes`] reads, and lets the call continue. The fence's log
 //!    line and the proxy's accepted connection carry the same port, so they join with the note exactly.
 //!
-//! [`Enforcement`] says what holds, at what level, and what does not; [`probe::all`] says what this
+//! [`harden`] confines Sluice's own threads. [`Enforcement`] says what holds, at what level, and what does not; [`probe::all`] says what this
 //! kernel offers.
 
 mod enforcement;
 mod filesystem;
 pub mod filter;
+pub mod harden;
 mod launch;
 pub mod limits;
 mod privileges;

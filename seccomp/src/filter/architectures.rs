@@ -12,8 +12,8 @@ use std::str::FromStr;
 /// Calls that only x86 has.
 const X86_ALONE: &[&str] = &["iopl", "ioperm", "modify_ldt", "uselib"];
 
-const AUDIT_X86_64: u32 = 0xc000_003e;
-const AUDIT_AARCH64: u32 = 0xc000_00b7;
+pub(crate) const AUDIT_X86_64: u32 = 0xc000_003e;
+pub(crate) const AUDIT_AARCH64: u32 = 0xc000_00b7;
 const AUDIT_I386: u32 = 0x4000_0003;
 const AUDIT_ARM: u32 = 0x4000_0028;
 
@@ -21,11 +21,11 @@ fn call_name(row: &Row) -> &'static str {
     row.name.split(':').next().unwrap_or(row.name)
 }
 
-fn on_x86_64(name: &str) -> Option<i64> {
+pub(crate) fn on_x86_64(name: &str) -> Option<i64> {
     syscalls::x86_64::Sysno::from_str(name).ok().map(|call| call.id().into())
 }
 
-fn on_aarch64(name: &str) -> Option<i64> {
+pub(crate) fn on_aarch64(name: &str) -> Option<i64> {
     syscalls::aarch64::Sysno::from_str(name).ok().map(|call| call.id().into())
 }
 
@@ -46,7 +46,7 @@ fn the_highest_known_call_is_the_highest_of_both_architectures() {
 }
 
 /// What the kernel does: runs every program and takes the strictest answer, of equal ones the last installed.
-fn answer(programs: &[BpfProgram], arch: u32, (number, args): Call) -> u32 {
+pub(crate) fn answer(programs: &[BpfProgram], arch: u32, (number, args): Call) -> u32 {
     let mut data = [0u8; 64];
     data[0..4].copy_from_slice(&(number as u32).to_le_bytes());
     data[4..8].copy_from_slice(&arch.to_le_bytes());

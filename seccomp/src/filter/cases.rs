@@ -122,6 +122,7 @@ fn ways_around() -> Vec<Case> {
         always("process_vm_writev", &[NOBODY, 8, 1, 8, 1, 0]),
         always("pidfd_getfd", &[BAD]),
         always("kcmp", &[NOBODY, NOBODY]),
+        case("prctl: PR_SET_MM", libc::SYS_prctl, &[&[35, 0, 0, 0, 1], &[0x23 | HIGH_BITS, 0, 0, 0, 1]], &[&[38], &[3]]),
     ]
 }
 

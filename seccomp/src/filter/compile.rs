@@ -93,7 +93,8 @@ fn refuse(
     Ok(filter.try_into()?)
 }
 
-fn condition(arg: &Arg) -> Result<SeccompCondition, seccompiler::BackendError> {
+/// One comparison, as `seccompiler` has it.
+pub(crate) fn condition(arg: &Arg) -> Result<SeccompCondition, seccompiler::BackendError> {
     let op = match arg.op {
         Op::Eq => SeccompCmpOp::Eq,
         Op::Ne => SeccompCmpOp::Ne,

@@ -10,7 +10,7 @@
 //! entry is beyond the highest known call and answers ENOSYS.
 
 #[cfg(test)]
-mod architectures;
+pub(crate) mod architectures;
 #[cfg(test)]
 mod cases;
 mod compile;
@@ -18,6 +18,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compile::condition;
 pub use compile::{FilterError, Programs, compile};
 pub use table::{Arg, HIGHEST_KNOWN_CALL, On, Op, ROWS, Row};
 

@@ -10,10 +10,10 @@ use libc::{
     SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_kcmp, SYS_kexec_file_load,
     SYS_kexec_load, SYS_keyctl, SYS_lookup_dcookie, SYS_memfd_create, SYS_mount, SYS_mount_setattr,
     SYS_move_mount, SYS_open_by_handle_at, SYS_open_tree, SYS_perf_event_open, SYS_personality,
-    SYS_pidfd_getfd, SYS_pivot_root, SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_quotactl,
-    SYS_quotactl_fd, SYS_reboot, SYS_request_key, SYS_seccomp, SYS_setdomainname, SYS_sethostname, SYS_setns,
-    SYS_settimeofday, SYS_socket, SYS_socketpair, SYS_swapoff, SYS_swapon, SYS_syslog, SYS_umount2,
-    SYS_unshare, SYS_userfaultfd, SYS_vhangup,
+    SYS_pidfd_getfd, SYS_pivot_root, SYS_prctl, SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace,
+    SYS_quotactl, SYS_quotactl_fd, SYS_reboot, SYS_request_key, SYS_seccomp, SYS_setdomainname,
+    SYS_sethostname, SYS_setns, SYS_settimeofday, SYS_socket, SYS_socketpair, SYS_swapoff, SYS_swapon,
+    SYS_syslog, SYS_umount2, SYS_unshare, SYS_userfaultfd, SYS_vhangup,
 };
 #[cfg(target_arch = "x86_64")]
 use libc::{SYS_ioperm, SYS_iopl, SYS_modify_ldt, SYS_uselib};
@@ -225,6 +225,9 @@ pub const ROWS: &[Row] = &[
     knob(On::TracingOff, row("pidfd_getfd", SYS_pidfd_getfd, ALWAYS, EPERM,
         "takes a socket of the host's network from a process of the same user")),
     knob(On::TracingOff, row("kcmp", SYS_kcmp, ALWAYS, EPERM, "as ptrace")),
+
+    row("prctl: PR_SET_MM", SYS_prctl, &[&[eq(0, libc::PR_SET_MM)]], EPERM,
+        "points /proc/self/exe at another file, and identity goes by it; CRIU's alone"),
 
     // The kernel itself.
     row("bpf", SYS_bpf, ALWAYS, EPERM, "programs in the kernel"),
