@@ -13,9 +13,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use sluice_bypass::{Monitor, MonitorError, Settings as MonitorSettings};
+use sluice_seccomp::harden::{self, HardenError, Mode, Role};
 use thiserror::Error;
 
 use crate::address::Guard;
+use crate::confined;
 use crate::control::Control;
 use crate::control::names::Names;
 use crate::event::feed::Feed;
@@ -75,6 +77,8 @@ pub struct Plan {
     pub words: Words,
     /// Where those who ask a daemon get its events. Then it also keeps account of many sandboxes, not of one command.
     pub feed: Option<Arc<Feed>>,
+    /// How far this process confines itself.
+    pub hardening: Mode,
 }
 
 impl Default for Plan {
@@ -95,6 +99,7 @@ impl Default for Plan {
             events: Target::None,
             words: Words::UpToARate,
             feed: None,
+            hardening: Mode::Off,
         }
     }
 }
@@ -121,6 +126,9 @@ pub enum StartError {
     /// The bypass core.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
+    /// Confining ourselves.
+    #[error(transparent)]
+    Harden(#[from] HardenError),
     /// A listener for external sandboxes.
     #[error("cannot listen on {address}; choose another address, or end what uses it")]
     Listen {
@@ -173,6 +181,7 @@ impl Appliance {
     /// Starts all parts.
     pub fn start(plan: Plan) -> Result<Self, StartError> {
         let part = |what| move |source| StartError::Part { what, source };
+        harden::process(plan.hardening)?;
         let feed = plan.feed;
         let ledger = if feed.is_some() { Ledger::of_many() } else { Ledger::default() };
         let (journal, writer) = Journal::open(&plan.events, feed.clone())
@@ -368,6 +377,7 @@ impl Appliance {
 
     /// Whether every part is alive; if not, which is not.
     pub fn health(&self) -> Result<(), &'static str> {
+        confined::tell_refused();
         self.retired.free();
         if !self.workers.iter().all(Worker::is_alive) {
             return Err("a worker has died");
@@ -437,11 +447,16 @@ fn open_trace() -> Option<Arc<Trace>> {
     }
 }
 
-fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, MonitorError> {
+fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, StartError> {
     let settings = MonitorSettings { core, ..MonitorSettings::default() };
     let monitor = Monitor::start(settings, watch)?;
     let home = monitor.handle();
-    monitor.handle().with(move |watch| watch.set_home(home))?;
+    let (tell, told) = std::sync::mpsc::channel();
+    monitor.handle().with(move |watch| {
+        watch.set_home(home);
+        let _ = tell.send(harden::enter(Role::BypassCore, &[]));
+    })?;
+    told.recv().map_err(|_| MonitorError::Stopped)??;
     Ok(monitor)
 }
 

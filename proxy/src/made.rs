@@ -6,14 +6,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use sluice_netns::{Sandbox as Network, Spec};
+use sluice_seccomp::harden::Role;
 use sluice_seccomp::{Child, Launch, LaunchError, Notes, Terminal, User, Witness, note_ring};
 use thiserror::Error;
 
 use crate::appliance::Appliance;
 use crate::confine;
+use crate::confined::{self, Confined};
 use crate::event::journal::Urgency;
 use crate::event::{Event, Kind};
 use crate::identity::{self, ConnectNotes, Members, Mode, ProcTables, Resolver, Seen, Setup};
@@ -88,7 +89,7 @@ pub struct Made<'a> {
     notes: Arc<Notes>,
     state_dir: PathBuf,
     network: Option<Network>,
-    witness: Option<JoinHandle<()>>,
+    witness: Option<Confined>,
 }
 
 impl<'a> Made<'a> {
@@ -266,8 +267,8 @@ pub(crate) fn end_service(appliance: &Appliance, sandbox: &Arc<Sandbox>, inode: 
 }
 
 /// Serves the witness on a thread of its own. Should it end early, connects fail inside; the fence stands.
-pub(crate) fn attend(witness: Witness) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("witness".into()).spawn(move || {
+pub(crate) fn attend(witness: Witness) -> io::Result<Confined> {
+    confined::spawn(Role::Witness, Vec::new(), move || {
         if let Err(error) = witness.run(None) {
             tracing::error!(%error, "the witness has ended; direct attempts are refused without a name");
         }

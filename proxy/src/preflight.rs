@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::identity::Trace;
+use crate::running::ThreadView;
 use crate::worker::ring;
 
 /// How much depends on a prerequisite.
@@ -33,22 +34,26 @@ pub struct Finding {
     /// What to do, when it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// What each thread of a running Sluice holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub threads: Vec<ThreadView>,
 }
 
 impl Finding {
     fn of(name: &str, required: bool, ok: bool, detail: String, remedy: &str) -> Self {
         let need = if required { Need::Required } else { Need::Optional };
         let remedy = (!ok && !remedy.is_empty()).then(|| remedy.to_owned());
-        Self { name: name.into(), need, ok, detail, remedy }
+        Self { name: name.into(), need, ok, detail, remedy, threads: Vec::new() }
     }
 
     fn found(name: &str, detail: impl Into<String>) -> Self {
-        Self { name: name.into(), need: Need::Required, ok: true, detail: detail.into(), remedy: None }
+        let (remedy, threads) = (None, Vec::new());
+        Self { name: name.into(), need: Need::Required, ok: true, detail: detail.into(), remedy, threads }
     }
 
     fn missing(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        let remedy = Some(remedy.into());
-        Self { name: name.into(), need: Need::Required, ok: false, detail: detail.into(), remedy }
+        let (remedy, threads) = (Some(remedy.into()), Vec::new());
+        Self { name: name.into(), need: Need::Required, ok: false, detail: detail.into(), remedy, threads }
     }
 
     fn optional(mut self) -> Self {

@@ -9,6 +9,7 @@ use sluice_netns::Spec;
 use super::exec::{Failure, check_machine, clear_away, run_inside, told};
 use super::exit;
 use crate::appliance::{Appliance, Plan};
+use crate::confined;
 use crate::demo::internet::Internet;
 use crate::demo::{POLICY, tour};
 use crate::diagnostic::Diagnostics;
@@ -45,6 +46,7 @@ fn demonstrate() -> Result<u8, Failure> {
         names: Internet::names(),
         events: Target::File(folder.clone()),
         words: Words::FirstOfEachKind,
+        hardening: confined::mode_of_environment().map_err(|error| internal(anyhow!("{error}")))?,
         ..Plan::default()
     })
     .map_err(internal)?;

@@ -1,4 +1,4 @@
-//! `sluice doctor`: every prerequisite, found or missing, and what to do.
+//! `sluice doctor`: every prerequisite, found or missing, and what to do; and what the threads of a running Sluice hold.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -6,13 +6,15 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::cli::exit;
 use crate::preflight::{self, Finding, Need};
+use crate::running;
 
 /// Columns where there is no terminal to measure.
 const COLUMNS: u16 = 120;
 
 /// Prints the table, or JSON. Fine when nothing required is missing.
 pub fn run(json: bool) -> u8 {
-    let findings = preflight::all();
+    let mut findings = preflight::all();
+    findings.extend(running::findings());
     if json {
         match serde_json::to_string_pretty(&findings) {
             Ok(text) => say(&text),

@@ -12,6 +12,7 @@ use sluice_seccomp::{Child, Enforcement, Signaller, User};
 
 use super::{ExecArgs, check, doctor, exit};
 use crate::appliance::{Appliance, Plan};
+use crate::confined;
 use crate::destination::{Authority, Destination};
 use crate::event::Words;
 use crate::event::journal::Target;
@@ -70,6 +71,8 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         name.parse().map_err(|error| Failure::new(exit::USAGE, anyhow!("--name: {error}")))?;
     let user = user_of(args.user.as_deref(), confinement)?;
     let directory = std::env::current_dir().map_err(|error| Failure::new(exit::INTERNAL, error))?;
+    let hardening =
+        confined::mode_of_environment().map_err(|error| Failure::new(exit::USAGE, anyhow!("{error}")))?;
     check_machine()?;
     let signals = Signals::block().map_err(|error| Failure::new(exit::INTERNAL, error))?;
 
@@ -80,6 +83,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         events: args.events.as_deref().map_or(Target::None, Target::parse),
         words: Words::FirstOfEachKind,
         trust,
+        hardening,
         ..Plan::default()
     })
     .map_err(|error| Failure::new(exit::INTERNAL, error))?;

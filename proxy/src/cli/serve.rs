@@ -15,6 +15,7 @@ use crate::admin::socket::AdminSocket;
 use crate::admin::{self, Reload};
 use crate::appliance::{self, Appliance, Plan};
 use crate::config::{self, Changes, Config, Core, EventSink, Workers};
+use crate::confined;
 use crate::control::observe::{self, Readiness, Refresh};
 use crate::daemon::{Daemon, Refusal, Settings};
 use crate::event::Words;
@@ -73,7 +74,9 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     let mut socket = AdminSocket::bind(&config.admin_socket)?;
     let metrics_address = config.metrics.map(bind_metrics).transpose()?;
     let trust = exec::trust(&config.upstream_ca, config.tls_oldest).map_err(|failure| failure.error)?;
-    let plan = Plan { trust, ..plan(config) };
+    let hardening = config.hardening.map_or_else(confined::mode_of_environment, Ok);
+    let hardening = hardening.map_err(|error| anyhow!("{error}"))?;
+    let plan = Plan { hardening, trust, ..plan(config) };
     let appliance = Appliance::start(plan).context("the appliance does not start")?;
     exec::clear_away(&config.state_dir);
     let daemon = Arc::new(Daemon::new(appliance, settings(config)));
@@ -154,6 +157,7 @@ fn refresh(daemon: &Arc<Daemon>) -> Refresh {
         let Some(daemon) = daemon.upgrade() else { return String::new() };
         metrics::gauge!("sluice_sandbox_count").set(daemon.members().len() as f64);
         metrics::counter!("sluice_events_dropped_total").absolute(daemon.appliance().reporter().dropped());
+        metrics::counter!("sluice_hardening_refused_total").absolute(confined::refused_total());
         if let Some(figures) = daemon.appliance().trace_figures() {
             count_trace(figures);
         }

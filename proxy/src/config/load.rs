@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::shape::Shapes;
 use super::{Config, Core, EventSink, IdentityMode, SandboxConfig, Shape, Workers};
+use crate::confined;
 use crate::diagnostic::{Diagnostics, Place};
 use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{self, PolicyFile, Source};
@@ -40,6 +41,7 @@ const TOP: &[&str] = &[
     "permit_special_addresses",
     "refusal_hint",
     "tls",
+    "hardening",
     "timeouts",
     "limits",
     "sandboxes",
@@ -113,6 +115,7 @@ pub(crate) fn from_tree(
     }
     tls(&mut reader, &top, (Path::new(&**file), files), &mut config);
     config.refusal_hint = top.get("refusal_hint").and_then(|node| refusal_hint(&mut reader, node));
+    config.hardening = top.get("hardening").and_then(|node| reader.choice(node, confined::MODES));
     if let Some(list) = top.get("sandboxes") {
         let items = reader.list(list).unwrap_or_default();
         if items.len() > SANDBOXES_MAX {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sluice_netns::LinkName;
+use sluice_seccomp::harden::Mode;
 
 pub use changes::Changes;
 pub(crate) use load::from_tree;
@@ -62,6 +63,8 @@ pub struct Config {
     pub upstream_ca: Vec<PathBuf>,
     /// `tls.min_version`.
     pub tls_oldest: Oldest,
+    /// How far Sluice confines itself; absent: as `SLUICE_HARDENING` says, else `enforce`.
+    pub hardening: Option<Mode>,
     /// The `timeouts` and `limits` blocks.
     pub limits: Limits,
     /// The static sandboxes; more come through the admin API.
@@ -192,6 +195,7 @@ impl Default for Config {
             refusal_hint: None,
             upstream_ca: Vec::new(),
             tls_oldest: Oldest::default(),
+            hardening: None,
             limits: Limits::default(),
             sandboxes: Vec::new(),
         }

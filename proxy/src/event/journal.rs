@@ -8,12 +8,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
+
+use sluice_seccomp::harden::Role;
 
 use super::Event;
 use super::feed::Feed;
 use super::render::render;
+use crate::confined::{self, Confined};
 
 /// Octets of rendered events that may wait for the writer; at some 500 octets a line that is 16,000 events.
 const WAITING_OCTETS_MAX: usize = 8 << 20;
@@ -37,6 +39,13 @@ impl Target {
     /// `-` is standard output, anything else a path.
     pub fn parse(text: &str) -> Self {
         if text == "-" { Self::Stdout } else { Self::File(text.into()) }
+    }
+
+    /// The directory its writer opens files in.
+    fn directory(&self) -> Vec<PathBuf> {
+        let Self::File(path) = self else { return Vec::new() };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        vec![parent.unwrap_or(Path::new(".")).to_owned()]
     }
 }
 
@@ -82,7 +91,7 @@ struct State {
 /// Ends the writer when the process is done: everything reported before is written.
 pub struct Writer {
     shared: Option<Arc<Shared>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Confined>,
 }
 
 impl Journal {
@@ -99,9 +108,9 @@ impl Journal {
             dropped: AtomicU64::new(0),
         });
         let of_writer = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("events".into())
-            .spawn(move || write_loop(&of_writer, sink, feed.as_deref()))?;
+        let thread = confined::spawn(Role::Events, target.directory(), move || {
+            write_loop(&of_writer, sink, feed.as_deref());
+        })?;
         Ok((
             Self { shared: Some(Arc::clone(&shared)) },
             Writer { shared: Some(shared), thread: Some(thread) },

@@ -11,13 +11,14 @@ use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
+use sluice_seccomp::harden::Role;
 
 use super::process::{ImageKey, Process, Standing, open_path_of};
 use super::procfs::{ProcRoot, metadata};
+use crate::confined::{self, Confined};
 
 /// The largest image that is hashed: about a second's work. Larger is no program.
 const IMAGE_BYTES_MAX: u64 = 1 << 30;
@@ -86,7 +87,7 @@ type Done = Box<dyn FnOnce(Result<Digest, HashError>) + Send>;
 pub struct Images {
     memory: Arc<Mutex<Memory>>,
     queue: Option<SyncSender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Confined>,
 }
 
 struct Job {
@@ -111,9 +112,8 @@ impl Images {
         let (queue, jobs) = sync_channel(WAITING_MAX);
         let proc = ProcRoot::open("/proc".as_ref())?;
         let shared = Arc::clone(&memory);
-        let thread = std::thread::Builder::new()
-            .name("identity-hash".to_owned())
-            .spawn(move || run(&jobs, &shared, &proc, &on_change))?;
+        let body = move || run(&jobs, &shared, &proc, &on_change);
+        let thread = confined::spawn(Role::Hashing, Vec::new(), body)?;
         Ok(Self { memory, queue: Some(queue), thread: Some(thread) })
     }
 

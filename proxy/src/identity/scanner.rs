@@ -9,10 +9,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+
+use sluice_seccomp::harden::Role;
 
 use super::Identity;
 use super::resolver::{Shared, Ticket, settle};
+use crate::confined::{self, Confined};
 
 /// Lookups one sandbox may have waiting: as many as it may have connections by default.
 const WAITING_PER_SANDBOX_MAX: usize = 4_096;
@@ -25,15 +27,14 @@ type Done = Box<dyn FnOnce(Arc<Identity>) + Send>;
 #[derive(Debug)]
 pub struct Scanner {
     queue: Option<SyncSender<(Ticket, Done)>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Confined>,
 }
 
 impl Scanner {
     /// Starts the thread; at most `waiting_max` tickets wait for it (each about 300 bytes).
     pub fn start(waiting_max: usize) -> io::Result<Self> {
         let (queue, tickets) = sync_channel(waiting_max);
-        let thread =
-            std::thread::Builder::new().name("identity-scan".to_owned()).spawn(move || run(&tickets))?;
+        let thread = confined::spawn(Role::Scanner, Vec::new(), move || run(&tickets))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 

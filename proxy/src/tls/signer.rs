@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use sluice_seccomp::harden::Role;
 use thiserror::Error;
 
 use super::authority::{AuthorityError, Leaf};
 use super::interception::Interception;
+use crate::confined::{self, Confined};
 use crate::destination::Host;
 
 /// Requests that may wait: a second's work.
@@ -42,14 +43,14 @@ struct Request {
 /// The signing thread; it ends when this is dropped.
 pub struct Signer {
     requests: Option<SyncSender<Request>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Confined>,
 }
 
 impl Signer {
     /// Starts the thread.
     pub fn start() -> io::Result<Self> {
         let (requests, inbox) = sync_channel(WAITING_MAX);
-        let thread = std::thread::Builder::new().name("tls-signer".into()).spawn(move || work(&inbox))?;
+        let thread = confined::spawn(Role::Signer, Vec::new(), move || work(&inbox))?;
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 

@@ -47,6 +47,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
+use sluice_seccomp::harden;
 
 use crate::address::Guard;
 use crate::control::names::{Answer, Names};
@@ -254,8 +255,13 @@ fn run(
     let made = prepare(&settings).and_then(|()| {
         let mut uring = ring();
         uring.setup_cqsize(RING_ENTRIES * 2);
+        if harden::mode() != harden::Mode::Off {
+            uring.setup_r_disabled();
+        }
         let builder: RuntimeBuilder<IoUringDriver> = RuntimeBuilder::new();
-        builder.uring_builder(uring).with_entries(RING_ENTRIES).enable_timer().build()
+        let runtime = builder.uring_builder(uring).with_entries(RING_ENTRIES).enable_timer().build()?;
+        harden::limit_rings(harden::Role::Worker)?;
+        Ok(runtime)
     });
     let mut runtime: monoio::Runtime<TimeDriver<IoUringDriver>> = match made {
         Ok(runtime) => runtime,
@@ -289,6 +295,9 @@ fn run(
         changed: RefCell::default(),
         rejudging: Cell::new(false),
     });
+    if let Err(error) = harden::enter(harden::Role::Worker, &[]) {
+        return drop(started.send(Err(error.into())));
+    }
     drop(started.send(Ok(())));
     runtime.block_on(core.live(mailbox, beat));
 }

@@ -139,6 +139,8 @@ impl Proxy {
         let config = setup.write(&dir, at);
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(&setup.wrapper);
+        // A call that a thread's list does not have ends Sluice.
+        command.env("SLUICE_HARDENING", "strict");
         command.arg(env!("CARGO_BIN_EXE_sluice")).args(["serve", "--config"]).arg(config);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("setpriv (util-linux) and the rest of the command line");

@@ -78,6 +78,8 @@ impl<'a> Daemon<'a> {
         self.started += 1;
         let log = File::create(self.log_path()).expect("a log");
         let mut start = Command::new(sluice());
+        // A call that a thread's list does not have ends Sluice.
+        start.env("SLUICE_HARDENING", "strict");
         start.args(["serve", "--config"]).arg(&self.config).stdin(Stdio::null());
         start.stdout(log.try_clone().expect("clone")).stderr(log);
         self.child = Some(self.scene.inside(|| start.spawn()).expect("start sluice"));

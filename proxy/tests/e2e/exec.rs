@@ -119,6 +119,8 @@ impl<'a> Exec<'a> {
         let (program, args) = line.split_first().expect("a program");
         let mut start = Command::new(program);
         start.args(args).current_dir(self.scene.dir());
+        // A call that a thread's list does not have ends Sluice.
+        start.env("SLUICE_HARDENING", "strict");
         start.envs(self.env.iter().map(|(name, value)| (name, value)));
         start.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.scene.inside(|| start.spawn()).expect("start sluice");
