@@ -24,7 +24,7 @@ build: ## The release binary, in target/release/sluice
 
 bench: run-packages ## Every cost beside its yardstick, about ten minutes on a quiet machine
 	@cargo build --release -p sluice -p sluice-bench
-	@$(SUDO) $(dir $(BIN))sluice-bench --nice -20 targets
+	@$(SUDO) $(dir $(BIN))sluice-bench --nice -20 targets --peers
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" cargo bench -q -p sluice --bench policy --bench reload
 
 lint: ## Formatting, clippy and documentation, warnings refused

@@ -61,6 +61,9 @@ pub(crate) enum Command {
         /// Only these workloads
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+        /// Run Squid and Envoy beside the yardsticks, where they are installed
+        #[arg(long)]
+        peers: bool,
         /// A missed target makes the exit code 2
         #[arg(long)]
         strict: bool,

@@ -1,5 +1,7 @@
 //! Proxies in alternation: A B C, A B C, …, so that drift of the machine falls on all of them.
 
+use std::str::FromStr as _;
+
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
@@ -42,6 +44,13 @@ pub(crate) struct Runs {
     pub(crate) spread: Spread,
     /// Each run.
     pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl Runs {
+    /// Whether this is one of our own references.
+    pub(crate) fn is_yardstick(&self) -> bool {
+        crate::reference::Reference::from_str(&self.name).is_ok()
+    }
 }
 
 /// The subject's headline figure over a yardstick's.

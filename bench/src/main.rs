@@ -104,9 +104,9 @@ fn act(cli: &Cli) -> Result<u8> {
             keep(cli, keeping, &machine, &comparison, workload.name())?;
             Ok(code(comparison.errors()))
         }
-        Command::Targets { rounds, only, strict, keeping } => {
+        Command::Targets { rounds, only, peers, strict, keeping } => {
             let machine = Machine::look();
-            let verdicts = targets::run(cli.subject, *rounds, only, conditions, programs)?;
+            let verdicts = targets::run(cli.subject, (*rounds, only, *peers), conditions, programs)?;
             show(cli, &machine, &verdicts, report::verdicts)?;
             keep(cli, keeping, &machine, &verdicts, "targets")?;
             let errors = verdicts.comparisons.iter().map(compare::Comparison::errors).sum();

@@ -141,7 +141,24 @@ pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
         .flat_map(|runs| runs.outcomes.clone())
         .collect();
     let met = verdicts.verdicts.iter().filter(|verdict| verdict.met).count();
-    format!("{table}\n{met} of {} met{}", verdicts.verdicts.len(), notes(&outcomes))
+    let peers = peers(verdicts);
+    format!("{table}\n{met} of {} met{}{peers}", verdicts.verdicts.len(), notes(&outcomes))
+}
+
+/// What other people's proxies took for the same work.
+fn peers(verdicts: &Verdicts) -> String {
+    let mut table = table(&["work", "proxy", "seen", "subject over it"]);
+    for comparison in &verdicts.comparisons {
+        for (runs, ratio) in comparison.yardsticks().filter(|(runs, _)| !runs.is_yardstick()) {
+            table.add_row([
+                format!("{:?}", comparison.workload),
+                runs.name.clone(),
+                format!("{:.3} {}", runs.headline.value, runs.headline.unit),
+                format!("{:.2}", ratio.of_medians),
+            ]);
+        }
+    }
+    if table.is_empty() { String::new() } else { format!("\n{table}") }
 }
 
 /// A line on where this was seen.

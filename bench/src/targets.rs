@@ -54,11 +54,11 @@ pub(crate) struct Verdicts {
     pub(crate) comparisons: Vec<Comparison>,
 }
 
-/// Measures every promise whose workload is in `only` (all when empty).
+/// Measures every promise whose workload is in `only` (all when empty), over so many rounds. `peers`: other people's
+/// proxies run too, where they are installed; nothing is promised about them.
 pub(crate) fn run(
     subject: Profile,
-    rounds: u32,
-    only: &[String],
+    (rounds, only, peers): (u32, &[String], bool),
     conditions: &Conditions,
     programs: &Programs,
 ) -> Result<Verdicts> {
@@ -67,8 +67,9 @@ pub(crate) fn run(
         if !only.is_empty() && !only.iter().any(|name| name == target.workload.name()) {
             continue;
         }
-        let against =
-            target.bounds.iter().filter_map(|bound| bound.yardstick()).map(Profile::Reference).collect();
+        let yardsticks = target.bounds.iter().filter_map(|bound| bound.yardstick()).map(Profile::Reference);
+        let beside = if peers { Profile::installed_peers(programs) } else { Vec::new() };
+        let against = yardsticks.chain(beside).collect();
         let sides = Sides { against, rounds };
         let comparison = compare::run(&target.workload, subject, &sides, conditions, programs)?;
         all.verdicts.extend(target.bounds.iter().filter_map(|bound| bound.judge(&target.title, &comparison)));

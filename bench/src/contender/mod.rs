@@ -130,6 +130,17 @@ impl std::fmt::Display for Profile {
     }
 }
 
+impl Profile {
+    /// Other people's proxies that are installed, or were given with a path.
+    pub(crate) fn installed_peers(programs: &Programs) -> Vec<Self> {
+        [(Self::Squid, &programs.squid), (Self::Envoy, &programs.envoy)]
+            .into_iter()
+            .filter(|(peer, given)| given.is_some() || leash::on_path(&peer.to_string()).is_ok())
+            .map(|(peer, _)| peer)
+            .collect()
+    }
+}
+
 impl Contender {
     /// Starts the proxy and waits until it takes connections.
     pub(crate) fn start(profile: Profile, setup: &Setup) -> Result<Self> {

@@ -29,7 +29,7 @@ pub(super) const BULK_OCTETS: usize = 32 << 10;
 /// A splice this small, [`TRICKLES_MAX`] times in a row, means that the bulk is over.
 const TRICKLE_OCTETS: usize = 4 << 10;
 const TRICKLES_MAX: u8 = 8;
-/// Splices before the others get their turn: 1 MiB at most.
+/// Splices before the others get their turn; fewer, once they have moved what a pipe holds.
 pub(super) const SPLICES_PER_TURN: usize = 4;
 
 /// How long a wait for the rate lasts before it is seen that the connection must end.
@@ -237,7 +237,7 @@ async fn splice_turn(
     mut trickles: u8,
     gear: &mut Gear,
 ) -> io::Result<bool> {
-    let mut ended = false;
+    let (mut ended, mut moved) = (false, 0_usize);
     for _ in 0..SPLICES_PER_TURN {
         let Some(taken) = move_some(source, pipe.write.as_fd(), PIPE_OCTETS)? else { break };
         ended = taken == 0;
@@ -250,8 +250,9 @@ async fn splice_turn(
             }
         }
         flow.add_spliced(taken);
+        moved = moved.saturating_add(taken);
         trickles = if taken <= TRICKLE_OCTETS { trickles + 1 } else { 0 };
-        if taken < BULK_OCTETS {
+        if taken < BULK_OCTETS || moved >= PIPE_OCTETS {
             break;
         }
     }

@@ -1,6 +1,6 @@
 //! What a session reports: one event per decision, one at the end of a tunnel.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -231,11 +231,38 @@ impl<C> Session<C> {
     }
 }
 
-/// The host as events show it: a name is borrowed, an address costs a string.
-fn text_of(host: &Host) -> std::borrow::Cow<'_, str> {
+/// The text of a host for an event: a name is borrowed, an address written in place.
+enum HostText<'a> {
+    Name(&'a str),
+    Address { octets: [u8; ADDRESS_OCTETS], length: usize },
+}
+
+/// The longest an address gets: IPv6 with an IPv4 tail.
+const ADDRESS_OCTETS: usize = 45;
+
+impl std::ops::Deref for HostText<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Name(name) => name,
+            Self::Address { octets, length } => {
+                octets.get(..*length).and_then(|octets| std::str::from_utf8(octets).ok()).unwrap_or_default()
+            }
+        }
+    }
+}
+
+fn text_of(host: &Host) -> HostText<'_> {
     match host {
-        Host::Name(name) => name.as_ref().into(),
-        Host::Ip(ip) => ip.to_string().into(),
+        Host::Name(name) => HostText::Name(name),
+        Host::Ip(ip) => {
+            let mut octets = [0; ADDRESS_OCTETS];
+            let mut left = octets.as_mut_slice();
+            let _ = write!(left, "{ip}");
+            let length = ADDRESS_OCTETS - left.len();
+            HostText::Address { octets, length }
+        }
     }
 }
 

@@ -96,11 +96,19 @@ pub(crate) struct Watch {
     pub(super) standing: Standing,
 }
 
+/// The clients looked at in one go, in memory that is used again.
+#[derive(Default)]
+struct Looked {
+    heeded: Vec<Rc<Watch>>,
+    clients: Vec<libc::pollfd>,
+}
+
 /// All connections of one worker.
 pub(crate) struct Watchdog {
     started: Instant,
     clock: Rc<Cell<u64>>,
     every: Duration,
+    looked: RefCell<Looked>,
     watches: RefCell<Vec<Weak<Watch>>>,
 }
 
@@ -108,7 +116,13 @@ impl Watchdog {
     /// Of connections whose shortest time-out is `shortest`.
     pub(crate) fn new(shortest: Duration) -> Self {
         let every = (shortest / SWEEPS_PER_TIMEOUT).clamp(*SWEEP_EVERY.start(), *SWEEP_EVERY.end());
-        Self { started: Instant::now(), clock: Rc::default(), every, watches: RefCell::default() }
+        Self {
+            started: Instant::now(),
+            clock: Rc::default(),
+            every,
+            looked: RefCell::default(),
+            watches: RefCell::default(),
+        }
     }
 
     /// How often [`Self::sweep`] is to be called.
@@ -165,8 +179,7 @@ impl Watchdog {
 
     /// Looks at the clients that nobody reads.
     fn look(&self) {
-        let mut heeded: Vec<Rc<Watch>> = Vec::new();
-        let mut clients = Vec::new();
+        let Looked { heeded, clients } = &mut *self.looked.borrow_mut();
         for watch in self.watches.borrow().iter().filter_map(Weak::upgrade) {
             let heeds = watch.heed.get() != Heed::Nothing || watch.unread.get() > 0;
             if heeds && watch.cause.get().is_none() {
@@ -174,8 +187,8 @@ impl Watchdog {
                 heeded.push(watch);
             }
         }
-        poll_now(&mut clients);
-        for (watch, seen) in heeded.iter().zip(clients) {
+        poll_now(clients);
+        for (watch, seen) in heeded.drain(..).zip(clients.drain(..)) {
             if seen.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
                 watch.aim.set(Aim::Both);
                 watch.stop(Cause::ClientGone);
