@@ -253,6 +253,12 @@ impl std::ops::Deref for HostText<'_> {
     }
 }
 
+impl std::fmt::Display for HostText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self)
+    }
+}
+
 fn text_of(host: &Host) -> HostText<'_> {
     match host {
         Host::Name(name) => HostText::Name(name),
