@@ -15,7 +15,8 @@ use super::watchdog::{Aim, Cause, Watch};
 use super::who::Caller;
 use super::{Behind, Core};
 use crate::destination::Destination;
-use crate::http::head::{RequestHead, RequestReader};
+use crate::http::fault::Fault;
+use crate::http::head::{Method, RequestHead, RequestReader};
 use crate::http::reject::Reject;
 use crate::http::target::{self, Scheme, Target};
 use crate::measures::Counted;
@@ -117,46 +118,81 @@ pub(super) async fn run(
 impl Session<Socket> {
     async fn serve(&mut self) {
         let mut reader = RequestReader::new(self.core.head_limits());
-        let mut inbox: Option<Buffer> = None;
         // Whoever connects asks at once: most often the request is there before the connection is taken.
-        let mut at_once = true;
-        let next = loop {
-            let received = match self.read_head(&mut reader, &mut inbox, std::mem::take(&mut at_once)).await {
-                Ok(Some(received)) => received,
-                Ok(None) => break Next::Close,
-                Err(refusal) => break self.refuse_request(None, None, refusal).await,
-            };
-            let (next, rest) = self.request(received).await;
-            if next != Next::Request {
-                break next;
-            }
-            inbox = rest;
+        let next = match self.read_head(&mut reader, &mut None, true).await {
+            Ok(Some(mut received)) => loop {
+                if received.head.method == Method::Connect {
+                    break self.connect_to_target(received).await;
+                }
+                // A tunnel is not to pay, for as long as it stands, for the room that requests need.
+                match Box::pin(self.requests(received, &mut reader)).await {
+                    Ok(connect) => received = connect,
+                    Err(next) => break next,
+                }
+            },
+            Ok(None) => Next::Close,
+            Err(refusal) => self.refuse_request(None, None, refusal).await,
         };
         if next == Next::Linger {
             linger(&self.core, &self.client, &self.watch).await;
         }
     }
 
+    async fn connect_to_target(&mut self, received: Received) -> Next {
+        match target::on_proxy(&received.head, &received.inbox) {
+            Ok(Target::Tunnel(authority)) => {
+                let destination = authority.to_destination(0);
+                self.connect(received, destination).await
+            }
+            Ok(Target::Forward(..)) => self.refuse_target(&received, Fault::Port).await,
+            Err(fault) => self.refuse_target(&received, fault).await,
+        }
+    }
+
+    /// Serves requests until the connection is done with, or a CONNECT comes, which is handed back.
+    async fn requests(
+        &mut self,
+        mut received: Received,
+        reader: &mut RequestReader,
+    ) -> Result<Received, Next> {
+        loop {
+            if received.head.method == Method::Connect {
+                return Ok(received);
+            }
+            let (next, mut inbox) = self.request(received).await;
+            if next != Next::Request {
+                return Err(next);
+            }
+            received = match self.read_head(reader, &mut inbox, false).await {
+                Ok(Some(received)) => received,
+                Ok(None) => return Err(Next::Close),
+                Err(refusal) => return Err(self.refuse_request(None, None, refusal).await),
+            };
+        }
+    }
+
     /// Serves one request. The buffer that comes back holds what was read behind it.
     async fn request(&mut self, received: Received) -> (Next, Option<Buffer>) {
         let destination = match target::on_proxy(&received.head, &received.inbox) {
-            Ok(Target::Tunnel(authority)) => {
-                let destination = authority.to_destination(0);
-                return (self.connect(received, destination).await, None);
-            }
             Ok(Target::Forward(authority, _)) => match self.destination.take() {
                 Some(last) if authority.is(&last, target::HTTP_PORT) => last,
                 _ => authority.to_destination(target::HTTP_PORT),
             },
-            Err(fault) => {
-                let request = Some((&received.head, received.inbox.as_slice()));
-                self.refuse_request(None, request, fault.into()).await;
-                return (Next::Linger, None);
+            Ok(Target::Tunnel(_)) => {
+                return (self.refuse_target(&received, Fault::NestedConnect).await, None);
             }
+            Err(fault) => return (self.refuse_target(&received, fault).await, None),
         };
         let served = self.serve_request(received, &destination, Route::Anywhere).await;
         self.destination = Some(destination);
         served
+    }
+
+    /// Refuses what has a target that leads nowhere.
+    async fn refuse_target(&self, received: &Received, fault: Fault) -> Next {
+        let request = Some((&received.head, received.inbox.as_slice()));
+        self.refuse_request(None, request, fault.into()).await;
+        Next::Linger
     }
 }
 
