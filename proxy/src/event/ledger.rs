@@ -17,6 +17,9 @@ const LINES_OF_ONE_MAX: usize = 128;
 const PATHS_MAX: usize = 16;
 const PATHS_OF_COMMAND_MAX: usize = 256;
 
+/// Clients of one kind that closed when they had seen our certificate, before it is said that they may pin one.
+const LEFT_MIN: u64 = 3;
+
 /// How far an attempt came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
@@ -130,7 +133,9 @@ impl Ledger {
         line.count += count;
         line.last = event.last.unwrap_or(event.time);
         line.pid = event.process.map_or(line.pid, |process| process.pid);
-        if line.hint.is_none() {
+        // Who only left may have had other reasons; who leaves again and again has not.
+        let in_doubt = event.reason == Some("client_left") && line.count < LEFT_MIN;
+        if line.hint.is_none() && !in_doubt {
             line.hint = event.hint.map(Into::into);
         }
         line.allowed_via_proxy = event.allowed_via_proxy.or(line.allowed_via_proxy);
@@ -338,6 +343,20 @@ mod tests {
         assert!(text.starts_with("sluice: 0 allowed, 4 denied, 0 bypass attempts refused\n"), "{text}");
         assert_eq!(text.matches("hint: ask the operator").count(), 1, "{text}");
         assert!(text.contains("/usr/bin/curl (9)"), "{text}");
+    }
+
+    #[test]
+    fn clients_that_leave_at_our_certificate_are_hinted_from_the_third_on() {
+        let ledger = Ledger::default();
+        let mut event = denied(443);
+        event.event = Kind::TlsFailed;
+        event.reason = Some("client_left");
+        let hint = || ledger.lines()[0].1.hint.is_some();
+        ledger.note(&event);
+        ledger.note(&event);
+        assert!(!hint());
+        ledger.note(&event);
+        assert!(hint());
     }
 
     #[test]

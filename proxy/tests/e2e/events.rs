@@ -10,6 +10,7 @@ const KINDS: [&str; 12] = [
     "connect.denied",
     "request.allowed",
     "request.denied",
+    "tls.failed",
     "tunnel.closed",
     "bypass.detected",
     "fence.violation",
