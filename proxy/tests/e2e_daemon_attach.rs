@@ -2,11 +2,13 @@
 
 mod e2e;
 
+use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use e2e::{BODY, Daemon, HttpOrigin, Scene, eventually};
+use nix::fcntl::{Flock, FlockArg};
 
 /// A stand-in for a container: a process in a network namespace of its own, with a link to the host.
 struct Container {
@@ -91,6 +93,14 @@ impl Drop for Container {
     }
 }
 
+/// The host fence is one table for the whole host: tests that load it take turns, also with other runs.
+fn alone_with_the_host_fence() -> Flock<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let file = options.open(std::env::temp_dir().join("sluice-e2e-host-fence.lock")).expect("a lock");
+    Flock::lock(file, FlockArg::LockExclusive).expect("lock")
+}
+
 fn run(command: &[&str]) {
     let status = Command::new(command[0]).args(&command[1..]).status().expect("run");
     assert!(status.success(), "{command:?}");
@@ -142,6 +152,7 @@ fn a_foreign_namespace_has_the_proxy_and_nothing_else_until_it_is_given_back() {
 
 #[test]
 fn root_inside_that_flushes_the_rules_still_meets_the_fence_on_the_host() {
+    let _alone = alone_with_the_host_fence();
     let scene = Scene::new();
     let container = Container::start();
     // Also makes the two ends know each other: what asks for an address is no violation.
@@ -207,6 +218,7 @@ fn a_namespace_of_the_configuration_is_waited_for() {
 
 #[test]
 fn links_stay_fenced_while_daemons_change() {
+    let _alone = alone_with_the_host_fence();
     let scene = Scene::new();
     let containers = [Container::start(), Container::start()];
     assert!(containers.iter().all(Container::reaches_the_host), "the stand-ins are broken");
