@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bypass::{Bypass, Part};
 use crate::compare::Sides;
 use crate::contender::{Profile, Programs};
 use crate::identity;
@@ -102,6 +103,15 @@ pub(crate) enum Command {
         /// Where to
         #[arg(long)]
         target: String,
+    },
+    /// Measure what attempts to go around the proxy cost, and how soon they are told
+    Bypass(Bypass),
+    /// A part of that, inside a sandbox
+    #[command(hide = true)]
+    BypassPart {
+        /// Which
+        #[command(subcommand)]
+        part: Part,
     },
     /// Serve as one of the yardsticks until the parent ends
     Reference {

@@ -8,6 +8,7 @@
 //! the figures, `compare` alternates and divides, `targets` judges, `report` prints, and `machine` says where it was seen.
 
 mod accounting;
+mod bypass;
 mod cli;
 mod compare;
 mod contender;
@@ -82,6 +83,13 @@ fn act(cli: &Cli) -> Result<u8> {
             show(cli, &machine, &cost, identity::Cost::table)?;
             keep(cli, keeping, &machine, &cost, "identity")?;
             Ok(0)
+        }
+        Command::BypassPart { part } => part.play().map(|()| 0),
+        Command::Bypass(bypass) => {
+            let machine = Machine::look();
+            let seen = bypass.run(&contender::sluice_program(programs)?)?;
+            show(cli, &machine, &seen, bypass::table)?;
+            Ok(code(seen.errors()))
         }
         Command::Once(workload) => {
             let subject = cli.subject;

@@ -61,7 +61,7 @@ fn kmsg() -> Probe {
         Err(error) => missing(
             "kmsg",
             format!("{DEVICE}: {error}"),
-            "give the daemon CAP_SYSLOG (or kernel.dmesg_restrict=0) and, in a container, the device /dev/kmsg",
+            "give the daemon CAP_SYSLOG (or kernel.dmesg_restrict=0) and, in a container, the device /dev/kmsg; or choose bypass_source: nflog",
         ),
     }
 }
@@ -108,7 +108,7 @@ fn nflog() -> Probe {
         Err(error) => missing(
             "nflog",
             format!("NFLOG: {error}"),
-            "needs CAP_NET_ADMIN and CONFIG_NETFILTER_NETLINK_LOG (modprobe nfnetlink_log); nothing depends on it yet",
+            "needs CAP_NET_ADMIN and CONFIG_NETFILTER_NETLINK_LOG (modprobe nfnetlink_log); only bypass_source: nflog depends on it",
         ),
     }
 }

@@ -66,7 +66,7 @@ fn take_over(
         limit: spec.log_limit,
         has_links: old.kind == Kind::Attached,
     };
-    let logging = nf_log::HOST.ensure()?;
+    let logging = nf_log::HOST.ensure_for(spec.log_limit.into)?;
     let mut record = Record::new(old.kind, old.token, spec.proxy_address)?;
     record.created = old.created;
     record.kept = spec.kept;

@@ -114,9 +114,9 @@ fn fence(
     netns: &OwnedFd,
     namespace: RecordedNamespace,
     inherited: Option<Lacking>,
-) -> Result<(LogToken, CounterSocket, LoggingOn), Error> {
+) -> Result<(LogToken, CounterSocket, Option<LoggingOn>), Error> {
     let token = LogToken::random()?;
-    let logging = nf_log::HOST.ensure()?;
+    let logging = nf_log::HOST.ensure_for(spec.log_limit.into)?;
     let proxy = spec.proxy_address.ip();
     let prefix = LogPrefix::inner(&spec.name, token);
     let fence = InnerFence { proxy, prefix, limit: spec.log_limit, has_links: true };

@@ -12,6 +12,7 @@ use std::path::Path;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::Error;
+use crate::fence::LogInto;
 use crate::state::{BOOT_ID, boot_id};
 
 /// The setting as a file, and the file that remembers what it was.
@@ -45,6 +46,14 @@ impl LoggingOn {
 }
 
 impl LogSetting {
+    /// The same where lines go into the kernel log; groups need no setting.
+    pub(crate) fn ensure_for(self, into: LogInto) -> Result<Option<LoggingOn>, Error> {
+        match into {
+            LogInto::Kernel => self.ensure().map(Some),
+            LogInto::Group(_) => Ok(None),
+        }
+    }
+
     /// Switches logging from namespaces on if it is off, remembering that it was.
     pub(crate) fn ensure(self) -> Result<LoggingOn, Error> {
         let lock = Flock::lock(self.open()?, FlockArg::LockShared)

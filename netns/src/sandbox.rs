@@ -77,7 +77,7 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Held {
     claim: Claim,
-    logging: LoggingOn,
+    logging: Option<LoggingOn>,
 }
 
 impl Sandbox {
@@ -240,7 +240,7 @@ impl Sandbox {
     /// Gives the sandbox up without changing anything in it: what runs inside stays fenced. A kept one waits for
     /// [`Sandbox::adopt`], any other for a sweep.
     pub fn release(mut self) -> Result<(), Error> {
-        self.held.take().map_or(Ok(()), |held| held.logging.release())
+        self.held.take().and_then(|held| held.logging).map_or(Ok(()), LoggingOn::release)
     }
 
     /// Reads the fence inside back from the kernel; [`Error::FenceDiffers`] or [`Error::NftRefused`] if it is not as
@@ -254,7 +254,7 @@ impl Sandbox {
         let Some(Held { claim, logging }) = self.held.take() else { return Ok(()) };
         // The log setting is given back also when a process would not die.
         let removed = removal::tear_down(&self.state, claim);
-        logging.release()?;
+        logging.map_or(Ok(()), LoggingOn::release)?;
         removed.map(|_killed| ())
     }
 }
@@ -264,7 +264,9 @@ impl Drop for Sandbox {
         let done = match self.kind {
             Kind::Made => self.tear_down(),
             // As if the owner had died: what runs inside stays fenced.
-            Kind::Attached => self.held.take().map_or(Ok(()), |held| held.logging.release()),
+            Kind::Attached => {
+                self.held.take().and_then(|held| held.logging).map_or(Ok(()), LoggingOn::release)
+            }
         };
         if let Err(error) = done {
             tracing::error!(name = %self.name, %error, "cannot remove a sandbox; the next sweep tries again");
@@ -307,12 +309,12 @@ pub(crate) struct Fenced {
     pub(crate) counting: CounterSocket,
     pub(crate) netns: OwnedFd,
     pub(crate) id: NamespaceId,
-    pub(crate) logging: LoggingOn,
+    pub(crate) logging: Option<LoggingOn>,
 }
 
 fn make(spec: &Spec, claim: &Claim) -> Result<Fenced, Error> {
     let token = LogToken::random()?;
-    let logging = nf_log::HOST.ensure()?;
+    let logging = nf_log::HOST.ensure_for(spec.log_limit.into)?;
     // Noted before the namespace is pinned: a sweeper kills only in what is known to be made by us.
     let mut record = Record::new(Kind::Made, token, spec.proxy_address)?;
     record.kept = spec.kept;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use sluice_bypass::monitor::Resume;
 use sluice_bypass::{Monitor, MonitorError, Settings as MonitorSettings};
 use sluice_seccomp::harden::{self, HardenError, Mode, Role};
 use thiserror::Error;
@@ -32,7 +33,7 @@ use crate::sandbox::{Sandbox, Sources};
 use crate::tls::authority::AuthorityError;
 use crate::tls::signer::Signer;
 use crate::tls::{self, Interception, Trust};
-use crate::watch::{Watch, Watched};
+use crate::watch::{BypassSource, Watch, Watched};
 use crate::worker::{Behind, Settings, Worker};
 
 /// Connections the kernel may hold for a host listener before they are accepted.
@@ -50,6 +51,8 @@ pub struct Plan {
     pub workers: Vec<Option<usize>>,
     /// Core of the bypass core.
     pub bypass_core: Option<usize>,
+    /// Where direct attempts are learnt of.
+    pub bypass_source: BypassSource,
     /// Whether direct attempts are to be watched for. Only sandboxes with a fence make any.
     pub watch: bool,
     /// Bounds and time-outs.
@@ -86,6 +89,7 @@ impl Default for Plan {
         Self {
             workers: vec![None],
             bypass_core: None,
+            bypass_source: BypassSource::Kmsg,
             watch: true,
             limits: Limits::default(),
             listeners: Vec::new(),
@@ -143,6 +147,8 @@ pub enum StartError {
 pub struct Appliance {
     // In the order in which they end.
     monitor: Option<Monitor<Watch>>,
+    bypass_source: BypassSource,
+    host_watched: Mutex<bool>,
     workers: Vec<Worker>,
     /// Which worker serves the next sandbox' first listener.
     next_worker: AtomicUsize,
@@ -225,11 +231,17 @@ impl Appliance {
             .watch
             .then(|| {
                 let watch = Watch::new(reporter.clone(), Arc::clone(&scanner), Arc::clone(&guard));
-                Ok::<_, StartError>(start_monitor(plan.bypass_core, watch.map_err(part("the bypass core"))?)?)
+                Ok::<_, StartError>(start_monitor(
+                    plan.bypass_core,
+                    plan.bypass_source,
+                    watch.map_err(part("the bypass core"))?,
+                )?)
             })
             .transpose()?;
         Ok(Self {
             monitor,
+            bypass_source: plan.bypass_source,
+            host_watched: Mutex::new(false),
             workers,
             next_worker: AtomicUsize::new(0),
             scanner,
@@ -310,6 +322,24 @@ impl Appliance {
             let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
             worker.serve(Behind::Sources(Arc::clone(sources)), listener);
         }
+        Ok(())
+    }
+
+    /// Where direct attempts are learnt of, and so where the fences' lines are to go.
+    pub fn bypass_source(&self) -> BypassSource {
+        self.bypass_source
+    }
+
+    /// Reads the messages of the host's fence from now on, where they are not in the kernel log. Once is enough, more
+    /// does no harm.
+    pub fn watch_host(&self) -> io::Result<()> {
+        let mut watched = self.host_watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(monitor) = self.monitor.as_ref().filter(|_| !*watched)
+            && let Some(socket) = self.bypass_source.open_in_own()?
+        {
+            monitor.handle().watch(socket).map_err(io::Error::other)?;
+        }
+        *watched = true;
         Ok(())
     }
 
@@ -447,8 +477,16 @@ fn open_trace() -> Option<Arc<Trace>> {
     }
 }
 
-fn start_monitor(core: Option<usize>, watch: Watch) -> Result<Monitor<Watch>, StartError> {
-    let settings = MonitorSettings { core, ..MonitorSettings::default() };
+fn start_monitor(
+    core: Option<usize>,
+    source: BypassSource,
+    watch: Watch,
+) -> Result<Monitor<Watch>, StartError> {
+    let settings = MonitorSettings {
+        core,
+        kmsg: (source == BypassSource::Kmsg).then_some(Resume::Fresh),
+        ..MonitorSettings::default()
+    };
     let monitor = Monitor::start(settings, watch)?;
     let home = monitor.handle();
     let (tell, told) = std::sync::mpsc::channel();

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sluice_bypass::nflog;
 use sluice_netns::{Sandbox as Network, Spec};
 use sluice_seccomp::harden::Role;
 use sluice_seccomp::{Child, Launch, LaunchError, Notes, Terminal, User, Witness, note_ring};
@@ -59,6 +60,11 @@ pub enum MadeError {
     /// Finding out who asks.
     #[error(transparent)]
     Identity(#[from] identity::OpenError),
+    /// Reading what its fence refuses.
+    #[error(
+        "the NFLOG group in the sandbox cannot be bound: {0}; it needs CONFIG_NETFILTER_NETLINK_LOG, or choose kmsg"
+    )]
+    Source(io::Error),
     /// Watching it.
     #[error(transparent)]
     Watch(#[from] sluice_bypass::MonitorError),
@@ -251,12 +257,19 @@ pub(crate) fn serve(
         token: Some(network.log_token().value()),
         host_token: share.host_token,
         counters: Some(network.counter_reader()?),
+        nflog: open_source(appliance, network)?,
         notes: share.notes,
         proxy_address: network.proxy_address(),
     })?;
     appliance.elsewhere().add(network.inode());
     appliance.serve(&sandbox, listeners);
     Ok(sandbox)
+}
+
+/// Opens what the fence's messages are read from, where they are not in the kernel log.
+fn open_source(appliance: &Appliance, network: &Network) -> Result<Option<nflog::Socket>, MadeError> {
+    let source = appliance.bypass_source();
+    sluice_netns::inside(network.netns(), || source.open_in_own())?.map_err(MadeError::Source)
 }
 
 /// Undoes [`serve`], once what was logged is told. The namespace with this inode is not touched.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::identity::Trace;
 use crate::running::ThreadView;
+use crate::watch::BypassSource;
 use crate::worker::ring;
 
 /// How much depends on a prerequisite.
@@ -67,11 +68,13 @@ impl Finding {
     }
 }
 
+const CAP_SYSLOG: u8 = 34;
+
 /// Capabilities Sluice needs in the initial user namespace: number (linux/capability.h), name, what for.
 const CAPABILITIES: [(u8, &str, &str); 8] = [
     (12, "CAP_NET_ADMIN", "addresses, routes and rules inside sandboxes"),
     (21, "CAP_SYS_ADMIN", "namespaces, mounts and seccomp listeners"),
-    (34, "CAP_SYSLOG", "reading the kernel log"),
+    (CAP_SYSLOG, "CAP_SYSLOG", "reading the kernel log"),
     (19, "CAP_SYS_PTRACE", "naming the programs behind connections"),
     (2, "CAP_DAC_READ_SEARCH", "reading /proc of other users' processes"),
     (5, "CAP_KILL", "ending a sandbox' processes"),
@@ -81,7 +84,11 @@ const CAPABILITIES: [(u8, &str, &str); 8] = [
 
 /// Looks at everything `exec` needs.
 pub fn all() -> Vec<Finding> {
-    let mut findings = vec![privileges(), io_uring()];
+    look(BypassSource::Kmsg)
+}
+
+fn look(source: BypassSource) -> Vec<Finding> {
+    let mut findings = vec![privileges(source), io_uring()];
     // Without privileges the rest would only repeat that they are missing.
     if findings.iter().all(|finding| finding.ok) {
         findings.extend(sluice_netns::probe::all().into_iter().map(of_netns));
@@ -95,6 +102,20 @@ pub fn all() -> Vec<Finding> {
     findings
 }
 
+/// The same for who learns of direct attempts from `source`: what only the other one needs is not needed.
+pub fn for_source(source: BypassSource) -> Vec<Finding> {
+    let mut findings = look(source);
+    for finding in &mut findings {
+        match (source, finding.name.as_str()) {
+            (BypassSource::Kmsg, _) => {}
+            (BypassSource::Nflog, "nflog") => finding.need = Need::Required,
+            (BypassSource::Nflog, "kmsg" | "kernel log from namespaces") => finding.need = Need::Optional,
+            (BypassSource::Nflog, _) => {}
+        }
+    }
+    findings
+}
+
 /// The effective capability set of this process, as in /proc/self/status.
 fn effective_capabilities() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -102,9 +123,10 @@ fn effective_capabilities() -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn privileges() -> Finding {
+fn privileges(source: BypassSource) -> Finding {
     let held = effective_capabilities().unwrap_or(0);
-    let lacking: Vec<_> = CAPABILITIES.iter().filter(|(bit, ..)| held & (1 << bit) == 0).collect();
+    let needed = CAPABILITIES.iter().filter(|(bit, ..)| *bit != CAP_SYSLOG || source == BypassSource::Kmsg);
+    let lacking: Vec<_> = needed.filter(|(bit, ..)| held & (1 << bit) == 0).collect();
     if lacking.is_empty() {
         return Finding::found("privileges", "all capabilities needed are held");
     }

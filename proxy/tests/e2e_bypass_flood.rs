@@ -124,3 +124,30 @@ fn calls_to_the_proxy_amid_a_flood_are_nobodys_attempts() {
     assert_all_named(&outcome, tried);
     assert!(outcome.events_of("bypass.detected").iter().all(|event| event["dst_ip"] == "192.0.2.1"));
 }
+
+#[test]
+fn netlink_messages_instead_of_the_kernel_log_tell_the_same() {
+    let scene = Scene::new();
+    let code = "import socket\n\
+        def attempt(family, kind, act):\n\
+        \x20   with socket.socket(family, kind) as s:\n\
+        \x20       try: act(s)\n\
+        \x20       except OSError: pass\n\
+        for _ in range(1000): attempt(socket.AF_INET, socket.SOCK_STREAM, lambda s: s.connect(('192.0.2.1', 443)))\n\
+        attempt(socket.AF_INET6, socket.SOCK_STREAM, lambda s: s.connect(('2001:db8::1', 443)))\n\
+        attempt(socket.AF_INET, socket.SOCK_DGRAM, lambda s: s.sendto(b'x', ('192.0.2.1', 53)))";
+    let outcome = scene
+        .exec()
+        .policy("open")
+        .option("--bypass-source=nflog")
+        .run(&[python(), "-c", code])
+        .ended_with(0);
+    assert_eq!(outcome.attempts("bypass.detected"), 1002, "{}", outcome.stderr);
+    let events = outcome.events_of("bypass.detected");
+    assert!(events.iter().all(|event| event["identity"] == "witness" && event["process"]["exe"] == python()));
+    let mut kinds: Vec<String> =
+        events.iter().map(|event| format!("{} {}", event["proto"], event["reason"])).collect();
+    kinds.sort();
+    kinds.dedup();
+    assert_eq!(kinds, [r#""tcp" "direct_tcp""#, r#""udp" "direct_dns""#]);
+}

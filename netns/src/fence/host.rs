@@ -134,7 +134,7 @@ impl HostFence {
         }
         for (number, guarded) in self.links.iter().enumerate() {
             let chain = format!("from_{}_{number}", guarded.name);
-            let line = log(&LogPrefix::host(&guarded.name, guarded.token));
+            let line = log(&LogPrefix::host(&guarded.name, guarded.token), self.limit.into);
             table.ingress_chain(chain.clone(), guarded.link.0.clone(), PRIORITY);
             table.rule(chain.clone(), "the one thing admitted", [jump("admit")]);
             table.rule(chain.clone(), "count exactly", [count(format!("dropped_{}", guarded.name))]);

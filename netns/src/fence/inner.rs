@@ -92,7 +92,7 @@ impl InnerFence {
         add_sorting(&mut table);
         for (protocol, chain, counter) in PROTOCOLS {
             table.rule(chain, "count exactly", [count(counter)]);
-            let logged = [count("logged"), log(&self.prefix)];
+            let logged = [count("logged"), log(&self.prefix, self.limit.into)];
             table.rule(chain, "log within the limit", self.limit.statement().into_iter().chain(logged));
             table.rule(chain, "refuse at once", refuse(protocol));
         }

@@ -22,7 +22,7 @@ pub use counters::{CounterReader, Counters, HostCounterReader, Traffic};
 pub use host::{Admit, GuardedLink, HostFence, LinkName};
 pub use inner::InnerFence;
 pub use prefix::LogPrefix;
-pub use rules::LogLimit;
+pub use rules::{LogInto, LogLimit};
 
 pub(crate) use counters::read as read_counters;
 pub(crate) use inner::remove_from_own as remove_inner_from_own;

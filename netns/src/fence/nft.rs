@@ -142,7 +142,7 @@ fn statement(statement: &Value) -> String {
         }
         "counter" => format!("counter-{body}"),
         "goto" | "jump" => format!("{kind}-{}", field(body, "target")),
-        "log" => format!("log-{:?}", field(body, "prefix")),
+        "log" => format!("log-{:?}-{}", field(body, "prefix"), field(body, "group")),
         "limit" => format!("limit-{}/{}+{}", field(body, "rate"), field(body, "per"), field(body, "burst")),
         "reject" => format!("reject-{}-{}", field(body, "type"), field(body, "expr")),
         _ => kind.clone(),

@@ -18,7 +18,17 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use super::{LogPrefix, Traffic};
 use crate::limits;
 
-/// How many lines a fence may write to the kernel log, per protocol.
+/// Where the lines of a fence go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogInto {
+    /// The kernel log, which all of the host shares (`/dev/kmsg`).
+    #[default]
+    Kernel,
+    /// Netlink messages of this group (NFLOG), for whoever bound it in the fence's namespace.
+    Group(u16),
+}
+
+/// Where a fence's lines go, and how many it may write per protocol.
 ///
 /// Past it lines are missing, never refusals or counts: a limit in the same rule as a verdict would limit the
 /// verdict, so it stands in the log rule alone.
@@ -28,17 +38,23 @@ pub struct LogLimit {
     pub per_second: u32,
     /// Lines at once before the rate holds; 0 is taken as 1.
     pub burst: u32,
+    /// Where they go.
+    pub into: LogInto,
 }
 
 impl Default for LogLimit {
     fn default() -> Self {
-        Self { per_second: limits::LOG_LINES_PER_SECOND, burst: limits::LOG_LINES_BURST }
+        Self {
+            per_second: limits::LOG_LINES_PER_SECOND,
+            burst: limits::LOG_LINES_BURST,
+            into: LogInto::Kernel,
+        }
     }
 }
 
 impl LogLimit {
     /// Every refused packet is logged.
-    pub const OFF: Self = Self { per_second: 0, burst: 0 };
+    pub const OFF: Self = Self { per_second: 0, burst: 0, into: LogInto::Kernel };
 
     /// The condition that lets so many packets pass on to the rest of its rule; none if there is no limit.
     pub(super) fn statement(self) -> Option<Statement<'static>> {
@@ -221,17 +237,22 @@ pub(super) fn count(counter: impl Into<Cow<'static, str>>) -> Statement<'static>
     Statement::Counter(CountStatement::Named(counter.into()))
 }
 
-/// A line in the kernel log.
-pub(super) fn log(prefix: &LogPrefix) -> Statement<'static> {
+/// A line in the log.
+pub(super) fn log(prefix: &LogPrefix, into: LogInto) -> Statement<'static> {
+    let (group, level, flags) = match into {
+        // Below what any console shows by default: a slow serial console must not slow the host. UID, GID, sequence
+        // number and options identify the attempt.
+        LogInto::Kernel => (None, Some(stmt::LogLevel::Debug), Some(HashSet::from([LogFlag::All]))),
+        // The messages hold all that, and have no level.
+        LogInto::Group(group) => (Some(group.into()), None, None),
+    };
     Statement::Log(Some(Log {
         prefix: Some(prefix.as_str().to_owned().into()),
-        group: None,
+        group,
         snaplen: None,
         queue_threshold: None,
-        // Below what any console shows by default: a slow serial console must not slow the host.
-        level: Some(stmt::LogLevel::Debug),
-        // UID, GID, sequence number and options identify the attempt.
-        flags: Some(HashSet::from([LogFlag::All])),
+        level,
+        flags,
     }))
 }
 

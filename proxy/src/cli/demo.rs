@@ -19,6 +19,7 @@ use crate::limits::SandboxLimits;
 use crate::made::{self, Workload};
 use crate::policy::{self, Policy};
 use crate::signals::Signals;
+use crate::watch::BypassSource;
 
 /// Runs the tour; with `inside`, the part of it that runs in the sandbox.
 pub fn run(inside: bool) -> u8 {
@@ -30,7 +31,7 @@ fn internal(error: impl Into<anyhow::Error>) -> Failure {
 }
 
 fn demonstrate() -> Result<u8, Failure> {
-    check_machine()?;
+    check_machine(BypassSource::Kmsg)?;
     let began = Instant::now();
     let signals = Signals::block().map_err(internal)?;
     let mut findings = Diagnostics::default();

@@ -23,6 +23,7 @@ use crate::policy::{self, Account, Confinement, Observed, Policy, PolicyFile};
 use crate::preflight::{self, Finding};
 use crate::signals::{Heard, Signals};
 use crate::tls::{Oldest, Roots, Trust};
+use crate::watch::BypassSource;
 
 /// After a second signal, or this long after the first, the command is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -73,13 +74,17 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
     let directory = std::env::current_dir().map_err(|error| Failure::new(exit::INTERNAL, error))?;
     let hardening =
         confined::mode_of_environment().map_err(|error| Failure::new(exit::USAGE, anyhow!("{error}")))?;
-    check_machine()?;
+    let bypass_source = args.bypass_source.into();
+    check_machine(bypass_source)?;
     let signals = Signals::block().map_err(|error| Failure::new(exit::INTERNAL, error))?;
 
-    let spec = Spec::new(name);
+    let mut spec = Spec::new(name);
+    spec.log_limit.per_second = args.log_limit;
+    spec.log_limit.into = BypassSource::log_into(bypass_source);
     clear_away(&spec.state_dir);
     let appliance = Appliance::start(Plan {
         permit_special,
+        bypass_source,
         events: args.events.as_deref().map_or(Target::None, Target::parse),
         words: Words::FirstOfEachKind,
         trust,
@@ -201,8 +206,8 @@ pub(super) fn attend(child: Child, signals: &Signals, health: Health<'_>) -> Res
     }
 }
 
-pub(super) fn check_machine() -> Result<(), Failure> {
-    let findings = preflight::all();
+pub(super) fn check_machine(source: BypassSource) -> Result<(), Failure> {
+    let findings = preflight::for_source(source);
     let missing: Vec<Finding> = findings.into_iter().filter(Finding::is_fatal).collect();
     if missing.is_empty() {
         return Ok(());

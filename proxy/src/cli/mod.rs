@@ -17,6 +17,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::watch::BypassSource;
+
 /// Egress appliance for hosts that run many untrusted sandboxes: one way out, decided by policy, and every other attempt
 /// refused at once and named.
 #[derive(Debug, Parser)]
@@ -109,12 +111,37 @@ pub struct ExecArgs {
     /// The oldest TLS version spoken where TLS is looked into.
     #[arg(long = "tls-min", value_name = "VERSION", default_value = "1.2", value_parser = ["1.2", "1.3"])]
     pub tls_min: String,
+    /// Where direct attempts are learnt of: the kernel's log, or netlink messages that keep it clean.
+    #[arg(long, value_enum, default_value_t = Source::Kmsg)]
+    pub bypass_source: Source,
+    /// Log lines a second that the fence may write for each protocol; 0 for no limit. What has none is counted, told and
+    /// named all the same.
+    #[arg(long, value_name = "LINES", default_value_t = sluice_netns::limits::LOG_LINES_PER_SECOND)]
+    pub log_limit: u32,
     /// Do not print the summary.
     #[arg(long)]
     pub no_summary: bool,
     /// The command and its arguments.
     #[arg(required = true, last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// `--bypass-source`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Source {
+    /// `/dev/kmsg`
+    Kmsg,
+    /// NFLOG
+    Nflog,
+}
+
+impl From<Source> for BypassSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Kmsg => Self::Kmsg,
+            Source::Nflog => Self::Nflog,
+        }
+    }
 }
 
 /// `sluice serve`.

@@ -46,7 +46,8 @@ pub fn run(args: &ServeArgs) -> ExitCode {
             return exit::CONFIG.into();
         }
     };
-    let missing: Vec<Finding> = preflight::all().into_iter().filter(Finding::is_fatal).collect();
+    let missing: Vec<Finding> =
+        preflight::for_source(loaded.config.bypass_source).into_iter().filter(Finding::is_fatal).collect();
     if !missing.is_empty() {
         eprintln!("{}", doctor::table(&missing));
         return exit::UNAVAILABLE.into();
@@ -205,6 +206,7 @@ fn plan(config: &Config) -> Plan {
     Plan {
         workers: worker_cores(config),
         bypass_core: bypass_core(config),
+        bypass_source: config.bypass_source,
         limits: config.limits.clone(),
         listeners: config.listen.into_iter().chain([config.proxy_address]).collect(),
         permit_special: config.permit_special_addresses.clone(),

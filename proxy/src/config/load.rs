@@ -15,6 +15,7 @@ use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{self, PolicyFile, Source};
 use crate::tls::Oldest;
 use crate::tls::roots::{self, RootsError};
+use crate::watch::BypassSource;
 use crate::yaml::{self, Fields, Node, Reader, Value, shorten};
 
 /// Longest name of a sandbox; it becomes part of interface, table and file names, and of a log prefix of at most 127
@@ -33,6 +34,7 @@ const TOP: &[&str] = &[
     "workers",
     "cores",
     "bypass_core",
+    "bypass_source",
     "admin_socket",
     "metrics",
     "events",
@@ -214,6 +216,10 @@ fn threads(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {
     if let Some(node) = top.get("bypass_core").filter(|node| node.text() != Some("auto")) {
         let core = reader.number(node, "auto, or a core", 0, CORE_MAX);
         config.bypass_core = core.map_or(Core::Auto, |core| Core::Pinned(core as usize));
+    }
+    if let Some(node) = top.get("bypass_source") {
+        let sources = &[("kmsg", BypassSource::Kmsg), ("nflog", BypassSource::Nflog)];
+        config.bypass_source = reader.choice(node, sources).unwrap_or_default();
     }
 }
 

@@ -28,6 +28,7 @@ use crate::diagnostic::Place;
 use crate::limits::{Limits, SandboxLimits};
 use crate::policy::{PolicyFile, Source};
 use crate::tls::Oldest;
+use crate::watch::BypassSource;
 
 /// Listening sockets a sandbox gets unless told: as many workers share its connections. Each costs three descriptors
 /// and some kernel memory, a thousand sandboxes over.
@@ -44,6 +45,8 @@ pub struct Config {
     pub workers: Workers,
     /// Where the bypass monitor runs.
     pub bypass_core: Core,
+    /// Where it learns of direct attempts.
+    pub bypass_source: BypassSource,
     /// The admin API's Unix socket.
     pub admin_socket: PathBuf,
     /// `/metrics`, `/live`, `/ready`; none if absent.
@@ -186,6 +189,7 @@ impl Default for Config {
             listen: None,
             workers: Workers::Auto,
             bypass_core: Core::Auto,
+            bypass_source: BypassSource::Kmsg,
             admin_socket: PathBuf::from("/run/sluice/admin.sock"),
             metrics: None,
             events: EventSink::Stdout,

@@ -94,6 +94,7 @@ impl Daemon {
             state_dir: self.settings.state_dir.clone(),
             proxy_address: self.settings.proxy_address,
             kept: true,
+            log_limit: LogLimit { into: self.appliance.bypass_source().log_into(), ..LogLimit::default() },
             ..Spec::new(order.name.clone())
         };
         let (kind, target) = match &order.shape {
@@ -131,6 +132,7 @@ impl Daemon {
             host_token: Some(guarded.token.value()),
             notes: None,
             counters: None,
+            nflog: None,
             proxy_address: self.settings.listen.unwrap_or(self.settings.proxy_address),
         };
         Ok(self.appliance.watch(watched).map_err(MadeError::Watch)?)
@@ -307,8 +309,12 @@ impl Daemon {
         let living =
             members.iter().filter_map(|member| Some((member.name().to_owned(), member.guarded()?.clone())));
         links.extend(living);
-        let links = links.into_values().filter(exists).collect();
-        let fence = HostFence { links, limit: LogLimit::default() };
+        let links: Vec<_> = links.into_values().filter(exists).collect();
+        let limit = LogLimit { into: self.appliance.bypass_source().log_into(), ..LogLimit::default() };
+        let fence = HostFence { links, limit };
+        if !fence.links.is_empty() {
+            self.appliance.watch_host().map_err(MadeError::Source)?;
+        }
         let done = if fence.links.is_empty() { HostFence::remove() } else { fence.load() };
         done.map_err(Refusal::from)
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use sluice_bypass::monitor::Moment;
+use sluice_bypass::monitor::{Moment, SourceId};
 use sluice_bypass::{Attempt, Emission, Fold, Icmp, Interface, Key, Proto};
 use sluice_netns::Counters;
 use sluice_seccomp::{Note, Process, Proto as NotedProto, Refused, Untold};
@@ -38,6 +38,8 @@ const KINDS: [Proto; 4] = [Proto::Tcp, Proto::Udp, Proto::Icmp, Proto::Unknown];
 
 pub(super) struct Guarded {
     pub(super) watched: Watched,
+    /// What its fence's messages are read from, if it has a source of its own.
+    pub(super) source: Option<SourceId>,
     fold: Fold<Who>,
     violations: Fold<()>,
     account: Option<Account<4>>,
@@ -91,9 +93,10 @@ impl Facts {
 }
 
 impl Guarded {
-    pub(super) fn new(watched: Watched) -> Self {
+    pub(super) fn new(watched: Watched, source: Option<SourceId>) -> Self {
         let mut guarded = Self {
             watched,
+            source,
             fold: Fold::default(),
             violations: Fold::default(),
             account: None,

@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sluice_bypass::monitor::{Handle, Moment, SourceId};
-use sluice_bypass::{Attempt, Fence, Loss, Sink};
-use sluice_netns::{CounterReader, HostCounterReader};
+use sluice_bypass::{Attempt, Fence, Loss, Sink, nflog};
+use sluice_netns::{CounterReader, HostCounterReader, LogInto};
 use sluice_seccomp::Notes;
 
 use crate::address::Guard;
@@ -43,6 +43,38 @@ const ROUND_US: u64 = 10_000;
 /// How often the host fence's counters are held against what was told, in µs.
 const HOST_LOOK_US: u64 = 1_000_000;
 
+/// The group of the fences' NFLOG messages; in a namespace of our own nobody else has one.
+const NFLOG_GROUP: u16 = 3128;
+
+/// Where the bypass core learns of what the fences refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BypassSource {
+    /// The kernel log. Needs CAP_SYSLOG, and shows in dmesg.
+    #[default]
+    Kmsg,
+    /// Netlink messages, from each sandbox to us alone.
+    Nflog,
+}
+
+impl BypassSource {
+    /// Where the fences' lines are to go.
+    pub fn log_into(self) -> LogInto {
+        match self {
+            Self::Kmsg => LogInto::Kernel,
+            Self::Nflog => LogInto::Group(NFLOG_GROUP),
+        }
+    }
+
+    /// Opens what the lines of the fences in the calling thread's namespace are read from, if they are not all in one
+    /// place.
+    pub fn open_in_own(self) -> io::Result<Option<nflog::Socket>> {
+        match self {
+            Self::Kmsg => Ok(None),
+            Self::Nflog => nflog::Socket::open(NFLOG_GROUP).map(Some),
+        }
+    }
+}
+
 /// What the bypass core knows of one sandbox.
 pub struct Watched {
     /// The sandbox.
@@ -55,6 +87,8 @@ pub struct Watched {
     pub notes: Option<Arc<Notes>>,
     /// What the fence inside has counted.
     pub counters: Option<CounterReader>,
+    /// Where its fence's messages are read, if they are not in the kernel log.
+    pub nflog: Option<nflog::Socket>,
     /// Where its proxy listens, for hints, and to know which calls go there.
     pub proxy_address: SocketAddr,
 }
@@ -101,14 +135,16 @@ impl Watch {
     }
 
     /// Watches a sandbox from now on. Before its workload starts.
-    pub fn add(&mut self, watched: Watched) {
+    pub fn add(&mut self, mut watched: Watched) {
+        let socket = watched.nflog.take().zip(self.home.as_ref());
+        let source = socket.and_then(|(socket, home)| home.watch(socket).ok());
         if watched.host_token.is_some() && self.host_counters.is_none() {
             self.host_counters = HostCounterReader::open()
                 .inspect_err(|error| tracing::error!(%error, "violations are told from log lines alone"))
                 .ok();
         }
         let name = watched.sandbox.name().into();
-        self.sandboxes.insert(name, Guarded::new(watched));
+        self.sandboxes.insert(name, Guarded::new(watched, source));
         // What was dropped before is not ours to tell.
         self.look_at_host(0);
     }
@@ -120,6 +156,9 @@ impl Watch {
             // Twice: the first look says what was missing at the one before.
             (0..2).for_each(|_| guarded.look(&self.reporter, &self.guard));
             guarded.flush(&self.reporter, &self.guard);
+            if let Some((source, home)) = guarded.source.zip(self.home.as_ref()) {
+                let _ = home.unwatch(source);
+            }
         }
     }
 
@@ -251,7 +290,7 @@ impl Sink for Watch {
         self.reporter.report(&event, Urgency::Now);
         tracing::warn!(
             records = loss.records,
-            "kernel log records were overwritten before they could be read"
+            "log records were overwritten before they could be read; the counters still have what they told"
         );
         self.next_round_us = 0;
         self.next_host_look_us = 0;
