@@ -163,7 +163,7 @@ fn a_process_cannot_pass_its_packets_off_as_the_kernels_chatter() {
 fn counters_are_exact_where_log_lines_are_left_out() {
     let scene = Scene::new();
     let mut spec = scene.spec("flood");
-    spec.log_limit = LogLimit { per_second: 1, burst: 3 };
+    spec.log_limit = LogLimit { per_second: 1, burst: 3, ..LogLimit::default() };
     let sandbox = Sandbox::create(&spec).expect("create");
     inside(sandbox.netns(), || {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");

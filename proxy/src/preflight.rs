@@ -107,10 +107,9 @@ pub fn for_source(source: BypassSource) -> Vec<Finding> {
     let mut findings = look(source);
     for finding in &mut findings {
         match (source, finding.name.as_str()) {
-            (BypassSource::Kmsg, _) => {}
             (BypassSource::Nflog, "nflog") => finding.need = Need::Required,
             (BypassSource::Nflog, "kmsg" | "kernel log from namespaces") => finding.need = Need::Optional,
-            (BypassSource::Nflog, _) => {}
+            _ => {}
         }
     }
     findings

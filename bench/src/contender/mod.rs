@@ -14,6 +14,7 @@ use crate::accounting::Meter;
 use crate::origin::Ports;
 use crate::reference::Reference;
 pub(crate) use leash::{Leashed, run_on_leash};
+pub(crate) use sluice::program as sluice_program;
 
 /// A host that no policy here allows.
 pub(crate) const DENIED_HOST: &str = "denied.invalid";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Leashed, Setup, Started, loopback};
+use super::{Leashed, Programs, Setup, Started, loopback};
 use crate::origin;
 
 /// The status of a refusal by policy.
@@ -14,7 +14,7 @@ const REFUSAL: u16 = 403;
 
 /// Writes configuration and policy and starts `sluice serve`.
 pub(super) fn start(setup: &Setup) -> Result<Started> {
-    let program = program(setup)?;
+    let program = program(&setup.programs)?;
     let address = loopback(origin::free_port()?);
     let directory = tempfile::tempdir().context("no temporary directory")?;
     let root = directory.path().display().to_string();
@@ -27,8 +27,8 @@ pub(super) fn start(setup: &Setup) -> Result<Started> {
 }
 
 /// The program asked for, or the one built beside this one.
-fn program(setup: &Setup) -> Result<PathBuf> {
-    if let Some(path) = &setup.programs.sluice {
+pub(crate) fn program(programs: &Programs) -> Result<PathBuf> {
+    if let Some(path) = &programs.sluice {
         return path.canonicalize().with_context(|| format!("{}", path.display()));
     }
     let beside = std::env::current_exe().context("/proc/self/exe")?.with_file_name("sluice");
@@ -87,7 +87,6 @@ network_policies:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contender::Programs;
     use crate::origin::Ports;
 
     #[test]
