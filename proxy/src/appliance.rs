@@ -231,11 +231,8 @@ impl Appliance {
             .watch
             .then(|| {
                 let watch = Watch::new(reporter.clone(), Arc::clone(&scanner), Arc::clone(&guard));
-                Ok::<_, StartError>(start_monitor(
-                    plan.bypass_core,
-                    plan.bypass_source,
-                    watch.map_err(part("the bypass core"))?,
-                )?)
+                let watch = watch.map_err(part("the bypass core"))?;
+                start_monitor(plan.bypass_core, plan.bypass_source, watch)
             })
             .transpose()?;
         Ok(Self {

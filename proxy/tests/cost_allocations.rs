@@ -232,10 +232,10 @@ fn a_turn_of_a_relay_allocates_nothing() {
             let mut head = [0; 39];
             client.read_exact(&mut head).unwrap();
             assert!(head.ends_with(b"\r\n\r\n"));
-            let (message, mut heard) = (vec![b'm'; octets], vec![0; octets]);
+            let (message, mut echo) = (vec![b'm'; octets], vec![0; octets]);
             counted(|| {
                 client.write_all(&message).unwrap();
-                client.read_exact(&mut heard).unwrap();
+                client.read_exact(&mut echo).unwrap();
             })
         });
         assert_eq!(allocations, 0.0, "{octets} octets to and fro");

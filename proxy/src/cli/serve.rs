@@ -77,7 +77,7 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     let trust = exec::trust(&config.upstream_ca, config.tls_oldest).map_err(|failure| failure.error)?;
     let hardening = config.hardening.map_or_else(confined::mode_of_environment, Ok);
     let hardening = hardening.map_err(|error| anyhow!("{error}"))?;
-    let plan = Plan { hardening, trust, ..plan(config) };
+    let plan = Plan { trust, hardening, ..plan(config) };
     let appliance = Appliance::start(plan).context("the appliance does not start")?;
     exec::clear_away(&config.state_dir);
     let daemon = Arc::new(Daemon::new(appliance, settings(config)));

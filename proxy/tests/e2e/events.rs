@@ -5,7 +5,7 @@ use serde_json::Value;
 /// One event.
 pub(crate) type Happening = Value;
 
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "connect.allowed",
     "connect.denied",
     "request.allowed",
