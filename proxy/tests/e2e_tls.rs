@@ -13,7 +13,7 @@ use e2e::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// Files by GET, an answer to POST, and a WebSocket that echoes.
-const SERVER: &str = r#"
+const SERVER: &str = r"
 import base64, functools, hashlib, http.server, ssl, struct, sys
 class Handler(http.server.SimpleHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
@@ -41,7 +41,7 @@ server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Han
 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 print(server.server_address[1], flush=True)
 server.serve_forever()
-"#;
+";
 
 /// An HTTPS origin `origin.test` under a root of the test's own; it ends when this is dropped.
 struct Secure {
@@ -206,7 +206,7 @@ fn node_works_inside_a_tunnel_of_its_own() {
     let scene = Scene::new();
     let origin = Secure::start(&scene);
     let script = format!(
-        r#"
+        r"
 const http = require('http'), https = require('https'), url = new URL('{}');
 const proxy = new URL(process.env.https_proxy);
 class Tunnel extends https.Agent {{
@@ -221,7 +221,7 @@ const ask = (method, then) => https.request(url, {{ agent, method }}, answer => 
 }}).end();
 ask('GET', (status, text) => {{ console.log(status, text.trim());
   ask('POST', (status, text) => {{ console.log(status, JSON.parse(text).reason); process.exit(); }}); }});
-"#,
+",
         origin.url("/hello")
     );
     let outcome = origin.read_only(&scene).run(&[node(), "-e", &script]).ended_with(0);
