@@ -30,9 +30,10 @@ fn each_thread_holds_what_it_needs_and_doctor_shows_it() {
         capabilities.iter().map(|one| one.as_str().expect("a name").to_owned()).collect()
     };
     let naming = ["DAC_READ_SEARCH", "SYS_PTRACE"];
-    for name in ["sluice-bypass", "identity-scan", "identity-hash", "witness"] {
+    for name in ["bypass-errands", "identity-scan", "identity-hash", "witness"] {
         assert_eq!(held(name), naming, "{name}");
     }
+    assert_eq!(held("sluice-bypass"), ["DAC_READ_SEARCH", "NET_ADMIN", "SYS_PTRACE"]);
     // The tests may run without SYS_RESOURCE.
     assert_eq!(held("worker-0")[..2], naming);
     assert!(held("worker-0").len() <= 3, "{:?}", held("worker-0"));

@@ -2,7 +2,10 @@
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
+
+use sluice_seccomp::harden::Role;
+
+use crate::confined::{self, Confined};
 
 /// Errands that wait at a time; what comes beyond is not run. One lists the processes of a sandbox: milliseconds.
 const WAITING_MAX: usize = 256;
@@ -12,14 +15,14 @@ type Errand = Box<dyn FnOnce() + Send>;
 /// The thread. It ends, after what waits, when this is dropped.
 pub(super) struct Errands {
     queue: Option<SyncSender<Errand>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Confined>,
 }
 
 impl Errands {
     pub(super) fn start() -> io::Result<Self> {
         let (queue, errands) = sync_channel::<Errand>(WAITING_MAX);
         let run = move || errands.into_iter().for_each(|errand| errand());
-        let thread = std::thread::Builder::new().name("bypass-errands".into()).spawn(run)?;
+        let thread = confined::spawn(Role::Errands, Vec::new(), run)?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 

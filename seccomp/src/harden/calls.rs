@@ -4,7 +4,7 @@
 //! drawn up from traces of the tests, and the tests run under them in strict mode.
 
 use super::Mode;
-use super::table::Role::{self, BypassCore, Events, Hashing, Scanner, Witness, Worker};
+use super::table::Role::{self, BypassCore, Errands, Events, Hashing, Scanner, Witness, Worker};
 use crate::filter::{Arg, Op};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 use std::collections::BTreeMap;
@@ -44,11 +44,11 @@ const fn row(
 
 const ALL: &[Role] = Role::ALL;
 /// Who reads `/proc`.
-const NAMING: &[Role] = &[Worker, BypassCore, Scanner, Hashing, Witness];
+const NAMING: &[Role] = &[Worker, BypassCore, Errands, Scanner, Hashing, Witness];
 /// Who runs a ring.
 const RINGS: &[Role] = &[Worker, BypassCore];
 /// Who has sockets.
-const SOCKETS: &[Role] = &[Worker, BypassCore, Scanner, Witness];
+const SOCKETS: &[Role] = &[Worker, BypassCore, Errands, Scanner, Witness];
 const ALWAYS: &[&[Arg]] = &[];
 
 const NOT_EXECUTABLE: &[&[Arg]] = &[&[lacks(2, libc::PROT_EXEC)]];
@@ -110,7 +110,7 @@ pub(super) const ROWS: &[Row] = &[
     row("socket", libc::SYS_socket, &[Worker], STREAMS, "TCP to origins, and no other kind"),
     row("connect", libc::SYS_connect, &[Worker], ALWAYS, "origins"),
     row("recvfrom", libc::SYS_recvfrom, SOCKETS, ALWAYS, "bytes; sock_diag's answers"),
-    row("sendto", libc::SYS_sendto, SOCKETS, ALWAYS, "bytes; questions to sock_diag"),
+    row("sendto", libc::SYS_sendto, ALL, ALWAYS, "bytes; questions to sock_diag; waking a worker with an answer"),
     row("recvmsg", libc::SYS_recvmsg, SOCKETS, ALWAYS, "bytes; sock_diag's answers"),
     row("sendmsg", libc::SYS_sendmsg, SOCKETS, ALWAYS, "bytes; questions to sock_diag"),
     row("getsockname", libc::SYS_getsockname, SOCKETS, ALWAYS, "which listener was asked; a caller's port"),

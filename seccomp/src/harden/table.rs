@@ -25,6 +25,8 @@ pub enum Role {
     Worker,
     /// Reads the kernel's log, names direct attempts.
     BypassCore,
+    /// Reads `/proc` for the bypass core.
+    Errands,
     /// Reads `/proc` at length.
     Scanner,
     /// Hashes running programs.
@@ -47,6 +49,7 @@ impl Role {
     pub const ALL: &[Self] = &[
         Self::Worker,
         Self::BypassCore,
+        Self::Errands,
         Self::Scanner,
         Self::Hashing,
         Self::Events,
@@ -59,6 +62,7 @@ impl Role {
         match self {
             Self::Worker => "worker-",
             Self::BypassCore => "sluice-bypass",
+            Self::Errands => "bypass-errands",
             Self::Scanner => "identity-scan",
             Self::Hashing => "identity-hash",
             Self::Events => "events",
@@ -82,10 +86,13 @@ impl Role {
             NAMES_PROCESSES[1],
             cap(24, "SYS_RESOURCE", "pipes of 256 KiB beyond fs.pipe-user-pages-soft"),
         ];
+        const BYPASS_CORE: &[Kept] =
+            &[NAMES_PROCESSES[0], cap(12, "NET_ADMIN", "the counters of the fences"), NAMES_PROCESSES[1]];
         const EVENTS: &[Kept] = &[cap(1, "DAC_OVERRIDE", "the file anew, in a directory of another user")];
         let (capabilities, writes_files, landlock) = match self {
             Self::Worker => (WORKER, false, false),
-            Self::BypassCore | Self::Scanner | Self::Hashing | Self::Witness => {
+            Self::BypassCore => (BYPASS_CORE, false, false),
+            Self::Errands | Self::Scanner | Self::Hashing | Self::Witness => {
                 (NAMES_PROCESSES.as_slice(), false, false)
             }
             Self::Events => (EVENTS, true, true),

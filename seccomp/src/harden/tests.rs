@@ -141,6 +141,7 @@ fn a_call_outside_the_list_fails_and_is_counted() {
         let body: fn() -> i32 = match role {
             Role::Worker => || enter(Role::Worker, &[]).map_or(240, |()| a_forbidden_call()),
             Role::BypassCore => || enter(Role::BypassCore, &[]).map_or(240, |()| a_forbidden_call()),
+            Role::Errands => || enter(Role::Errands, &[]).map_or(240, |()| a_forbidden_call()),
             Role::Scanner => || enter(Role::Scanner, &[]).map_or(240, |()| a_forbidden_call()),
             Role::Hashing => || enter(Role::Hashing, &[]).map_or(240, |()| a_forbidden_call()),
             Role::Events => || enter(Role::Events, &["/tmp".as_ref()]).map_or(240, |()| a_forbidden_call()),
