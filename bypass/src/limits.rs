@@ -53,3 +53,7 @@ pub const FLOOD_ATTEMPTS: u64 = 16;
 /// Priority (nice value) of the monitor's thread. The log's ring holds some 10 ms of a flood; on a host whose
 /// cores are all busy, a thread of ordinary priority may wait longer than that for its turn.
 pub const NICE: i32 = -15;
+
+/// Old records that a start skips: more than any log holds (`log_buf_len` is 16 MiB at most by default), so that a flood
+/// that never pauses cannot keep the monitor from starting.
+pub const OLD_RECORDS_MAX: usize = 200_000;

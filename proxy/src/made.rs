@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sluice_bypass::nflog;
 use sluice_netns::{Sandbox as Network, Spec};
@@ -26,6 +27,11 @@ use crate::tls::Names;
 use crate::tls::authority::AuthorityError;
 use crate::trusted;
 use crate::watch::Watched;
+
+/// How long the connections of processes that have ended may take to end by themselves, so that each says why it did.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How often is looked whether they have.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What a made sandbox is to be like.
 pub struct Plan {
@@ -274,6 +280,10 @@ fn open_source(appliance: &Appliance, network: &Network) -> Result<Option<nflog:
 
 /// Undoes [`serve`], once what was logged is told. The namespace with this inode is not touched.
 pub(crate) fn end_service(appliance: &Appliance, sandbox: &Arc<Sandbox>, inode: u64) {
+    let began = Instant::now();
+    while sandbox.connections_now() > 0 && began.elapsed() < LAST_WORDS {
+        std::thread::sleep(LOOK_EVERY);
+    }
     appliance.forget(sandbox);
     appliance.unwatch(sandbox);
     appliance.elsewhere().remove(inode);

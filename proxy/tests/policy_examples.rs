@@ -41,9 +41,10 @@ fn every_example_loads() {
 fn the_daemon_example_names_the_defaults() {
     let loaded = config::load(&folder().join("serve.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.limits, Limits::default());
-    let [ci, agent] = &*loaded.config.sandboxes else { panic!("two sandboxes") };
+    let [ci, agent, made] = &*loaded.config.sandboxes else { panic!("three sandboxes") };
     assert_eq!((&*ci.name, &ci.policy_source), ("ci-1", &Source::Open));
     assert!(agent.policy.names_binaries());
+    assert_eq!((&*made.name, &made.policy_source), ("agent-2", &agent.policy_source));
 }
 
 #[test]

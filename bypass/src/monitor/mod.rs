@@ -32,7 +32,7 @@ pub use sources::SourceId;
 
 use crate::attempt::{Attempt, Malformed};
 use crate::kmsg;
-use crate::limits::TICK;
+use crate::limits::{KMSG_RECORD_BYTES, OLD_RECORDS_MAX, TICK};
 use crate::loss::{Loss, Sequence};
 use crate::nflog;
 use driver::{Command, Driver};
@@ -263,8 +263,28 @@ impl<S: Sink> Handle<S> {
 }
 
 fn open_kmsg(resume: Resume) -> io::Result<(kmsg::Reader, Sequence)> {
-    Ok(match resume {
-        Resume::Fresh => (kmsg::Reader::open(kmsg::Start::End)?, Sequence::new()),
-        Resume::After(seq) => (kmsg::Reader::open(kmsg::Start::Oldest)?, Sequence::after(seq)),
-    })
+    let reader = kmsg::Reader::open(kmsg::Start::Oldest)?;
+    let sequence = match resume {
+        Resume::Fresh => skip_old(&reader)?,
+        Resume::After(seq) => Sequence::after(seq),
+    };
+    Ok((reader, sequence))
+}
+
+/// Reads past what was logged before. Seeking to the end would be shorter, but would not tell the number to count from:
+/// what a flood overwrites before the first look would be lost in silence.
+fn skip_old(reader: &kmsg::Reader) -> io::Result<Sequence> {
+    let mut buffer = vec![0; KMSG_RECORD_BYTES];
+    let mut sequence = Sequence::new();
+    for _ in 0..OLD_RECORDS_MAX {
+        match reader.read(&mut buffer)? {
+            kmsg::reader::Outcome::Empty => break,
+            kmsg::reader::Outcome::Overrun => {}
+            kmsg::reader::Outcome::Record(bytes) => {
+                let record = buffer.get(..bytes).and_then(kmsg::Record::parse);
+                sequence = record.map_or(sequence, |record| Sequence::after(record.seq));
+            }
+        }
+    }
+    Ok(sequence)
 }

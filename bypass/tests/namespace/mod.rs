@@ -84,11 +84,20 @@ impl Namespace {
 
     /// Sends `count` UDP datagrams, each of which must be refused.
     pub(crate) fn send(&self, to: &str, count: usize) {
+        self.send_every(Duration::ZERO, to, count);
+    }
+
+    /// The same, one each `pause` at most: without a core of its own nothing else sleeps so short.
+    pub(crate) fn send_every(&self, pause: Duration, to: &str, count: usize) {
         let to: SocketAddr = to.parse().expect("an address and a port");
         self.enter(move || {
             let from = if to.is_ipv4() { "10.200.0.1:0" } else { "[::1]:0" };
             let socket = UdpSocket::bind(from).expect("bind");
-            for _ in 0..count {
+            let began = std::time::Instant::now();
+            for number in 0..count as u32 {
+                while began.elapsed() < pause * number {
+                    std::hint::spin_loop();
+                }
                 let _refused = socket.send_to(b"hello", to);
             }
         });

@@ -58,6 +58,10 @@ const FOR_READING: &[&[Arg]] =
 /// Connections to origins: TCP over IPv4 and IPv6; and nothing else.
 const STREAMS: &[&[Arg]] = &[&[eq(0, libc::AF_INET), eq(1, STREAM)], &[eq(0, libc::AF_INET6), eq(1, STREAM)]];
 const STREAM: i32 = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+/// Netlink to netfilter, and to no other family.
+const NETFILTER: &[&[Arg]] = &[&[eq(0, libc::AF_NETLINK), eq(2, libc::NETLINK_NETFILTER)]];
+/// Of this process, and reading: no new limit is given.
+const OWN_LIMITS: &[&[Arg]] = &[&[eq(0, 0), eq(2, 0)]];
 const DESCRIPTOR_FLAGS: &[&[Arg]] = &[
     &[eq(1, libc::F_GETFD)],
     &[eq(1, libc::F_SETFD)],
@@ -108,6 +112,7 @@ pub(super) const ROWS: &[Row] = &[
     row("io_uring_enter", libc::SYS_io_uring_enter, RINGS, ALWAYS, "the runtime; a worker's ring takes a list of operations alone"),
     row("accept4", libc::SYS_accept4, &[Worker], ALWAYS, "clients"),
     row("socket", libc::SYS_socket, &[Worker], STREAMS, "TCP to origins, and no other kind"),
+    row("socket", libc::SYS_socket, &[BypassCore], NETFILTER, "the fences' counters, and NFLOG"),
     row("connect", libc::SYS_connect, &[Worker], ALWAYS, "origins"),
     row("recvfrom", libc::SYS_recvfrom, SOCKETS, ALWAYS, "bytes; sock_diag's answers"),
     row("sendto", libc::SYS_sendto, ALL, ALWAYS, "bytes; questions to sock_diag; waking a worker with an answer"),
@@ -116,7 +121,7 @@ pub(super) const ROWS: &[Row] = &[
     row("getsockname", libc::SYS_getsockname, SOCKETS, ALWAYS, "which listener was asked; a caller's port"),
     row("getpeername", libc::SYS_getpeername, SOCKETS, ALWAYS, "who asks"),
     row("getsockopt", libc::SYS_getsockopt, SOCKETS, ALWAYS, "how a connect went; a caller's protocol"),
-    row("setsockopt", libc::SYS_setsockopt, &[Worker], ALWAYS, "no delay, keep-alive, linger"),
+    row("setsockopt", libc::SYS_setsockopt, &[Worker, BypassCore], ALWAYS, "no delay, keep-alive, linger; strict netlink answers and their buffers"),
     row("shutdown", libc::SYS_shutdown, &[Worker], ALWAYS, "half-closed tunnels"),
     row("splice", libc::SYS_splice, &[Worker], ALWAYS, "bulk"),
     row("pipe2", libc::SYS_pipe2, &[Worker], ALWAYS, "bulk"),
@@ -139,6 +144,7 @@ pub(super) const ROWS: &[Row] = &[
     row("readlinkat", libc::SYS_readlinkat, NAMING, ALWAYS, "/proc/<pid>/exe and /proc/<pid>/fd"),
     row("newfstatat", libc::SYS_newfstatat, NAMING, ALWAYS, "which file runs"),
     row("getdents64", libc::SYS_getdents64, NAMING, ALWAYS, "processes, threads, descriptors"),
+    row("prlimit64", libc::SYS_prlimit64, NAMING, OWN_LIMITS, "how many descriptors a search may hold"),
     row("pread64", libc::SYS_pread64, NAMING, ALWAYS, "/proc and programs"),
 
     // The witness.
@@ -146,7 +152,7 @@ pub(super) const ROWS: &[Row] = &[
     row("process_vm_readv", libc::SYS_process_vm_readv, &[Witness], ALWAYS, "the address a caller connects to"),
     row("pidfd_open", libc::SYS_pidfd_open, &[Witness], ALWAYS, "a caller that cannot come to mean another"),
     row("pidfd_getfd", libc::SYS_pidfd_getfd, &[Witness], ALWAYS, "a caller's socket"),
-    row("bind", libc::SYS_bind, &[Witness], ALWAYS, "the port a caller connects from"),
+    row("bind", libc::SYS_bind, &[Witness, BypassCore], ALWAYS, "the port a caller connects from; the netlink sockets of the fences' counters"),
 
     // The events file, opened anew after log rotation.
     row("openat", libc::SYS_openat, &[Events], ALWAYS, "the file, which Landlock holds to its directory"),
