@@ -62,6 +62,42 @@ fn a_v6_client_is_found() {
 }
 
 #[test]
+#[cfg(target_endian = "little")]
+fn clients_behind_50_000_rows_of_either_table_are_found_in_one_reading() {
+    const ROWS: u32 = 50_000;
+    let tail = "00000000:00000000 00:00000000 00000000     0        0";
+    let (mut v4, mut v6) = (HEADING.to_owned(), HEADING.to_owned());
+    for row in 0..ROWS {
+        let (host, port, inode) = (row & 0xff, 1024 + row % ROWS, row + 1);
+        writeln!(v4, "{row}: {host:02X}00000A:{port:04X} 0100C80A:0C38 01 {tail} {inode} 1").unwrap();
+        let host = format!("B80D01200000000000000000{host:02X}000000");
+        let proxy = "B80D0120000000000000000002000000";
+        writeln!(v6, "{row}: {host}:{port:04X} {proxy}:0C38 01 {tail} {inode} 1").unwrap();
+    }
+    let sought: Vec<(Tuple, u64)> = [0, 1, ROWS / 2, ROWS - 1]
+        .into_iter()
+        .flat_map(|row| {
+            let (host, port, inode) = (row & 0xff, 1024 + row, u64::from(row + 1));
+            let old = tuple(&format!("10.0.0.{host}:{port}"), "10.200.0.1:3128");
+            let new = tuple(&format!("[2001:db8::{host:x}]:{port}"), "[2001:db8::2]:3128");
+            [(old, inode), (new, inode)]
+        })
+        .collect();
+    let mut reading = Reading::new(sought.iter().map(|&(tuple, _)| tuple));
+    for table in [&v4, &v6] {
+        for piece in table.as_bytes().chunks(4093) {
+            reading.feed(piece);
+        }
+        reading.end_of_table();
+    }
+    for (tuple, inode) in sought {
+        assert_eq!(reading.sighting(&tuple), Sighting::Socket { inode, uid: 0 }, "{tuple:?}");
+    }
+    assert!(reading.is_complete());
+    assert_eq!(reading.malformed(), 0);
+}
+
+#[test]
 fn a_socket_without_an_owner_is_remembered_and_yields_to_one_with() {
     let sought = tuple("127.0.0.1:51234", "10.200.0.1:3128");
     let orphan = CLIENT.replace("80412", "0").replace(" 01 ", " 06 ");
