@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::buffers::Buffer;
 use super::pipes::{PIPE_OCTETS, Pipe};
-use super::relay::{BULK_OCTETS, Flow, Means, SPLICES_PER_TURN, move_some};
+use super::relay::{BULK_OCTETS, Flow, Means, SPLICES_PER_TURN, empty, move_some};
 use super::socket::Side;
 use super::watchdog::{Aim, Watch};
 use crate::http::chunked::{ChunkedBody, Keep, Passed, Then};
@@ -182,17 +182,8 @@ impl Passage<'_> {
             if taken == 0 {
                 return Err(BodyError::Cut);
             }
-            let mut left = taken;
-            while left > 0 {
-                match move_some(pipe.read.as_fd(), sink, left).map_err(|_| BodyError::Unwanted)? {
-                    Some(0) => return Err(BodyError::Unwanted),
-                    Some(count) => left = left.saturating_sub(count),
-                    None => {
-                        self.watch.arm(self.patience, self.aims.1);
-                        self.watch.unread(to.writable()).await.map_err(|_| BodyError::Unwanted)?;
-                    }
-                }
-            }
+            let full = || self.watch.arm(self.patience, self.aims.1);
+            empty(&pipe, (to, sink), taken, self.watch, full).await.map_err(|_| BodyError::Unwanted)?;
             self.flow.add_spliced(taken);
             body.moved(taken);
             if taken < BULK_OCTETS {

@@ -6,8 +6,8 @@
 //! is ended at once; a request under way may finish within [`REQUEST_GRACE`], so that no answer is lost to a reload. An
 //! idle connection holds nothing to judge: its next request is judged like any other.
 //!
-//! A connection that is being set up meanwhile is not in the walk: it compares versions itself before it goes on
-//! ([`super::session::Session::is_current`]).
+//! What is being set up meanwhile has nothing to judge yet: a CONNECT (`connect.rs`, `open`) and a request (`forward.rs`,
+//! `try_request`) compare versions themselves before anything flows.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -240,7 +240,7 @@ impl Core {
             (Verdict::Denied(why), _) => {
                 state.verdict = Some(why.into());
                 drop(state);
-                watch.end(Cause::PolicyChanged);
+                watch.stop(Cause::PolicyChanged);
             }
         }
         None
@@ -324,7 +324,7 @@ impl Core {
             }
             if let Verdict::Denied(why) = self.verdict(&sandbox.policy_now(), &watch.standing) {
                 watch.standing.0.borrow_mut().verdict = Some(why.into());
-                watch.end(Cause::PolicyChanged);
+                watch.stop(Cause::PolicyChanged);
             }
         }
     }

@@ -241,14 +241,7 @@ async fn splice_turn(
     for _ in 0..SPLICES_PER_TURN {
         let Some(taken) = move_some(source, pipe.write.as_fd(), PIPE_OCTETS)? else { break };
         ended = taken == 0;
-        let mut left = taken;
-        while left > 0 {
-            match move_some(pipe.read.as_fd(), sink, left)? {
-                Some(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Some(count) => left = left.saturating_sub(count),
-                None => vigil.watch.unread(to.writable()).await?,
-            }
-        }
+        empty(&pipe, (to, sink), taken, vigil.watch, || {}).await?;
         flow.add_spliced(taken);
         moved = moved.saturating_add(taken);
         trickles = if taken <= TRICKLE_OCTETS { trickles + 1 } else { 0 };
@@ -259,6 +252,27 @@ async fn splice_turn(
     *gear = if trickles < TRICKLES_MAX { Gear::Splice(trickles) } else { Gear::Copy };
     pipe.put_back();
     Ok(ended)
+}
+
+/// Moves what a pipe holds to where it goes. `full` is called before each wait for room there.
+pub(super) async fn empty(
+    pipe: &Pipe,
+    (to, sink): (&impl Side, BorrowedFd<'_>),
+    mut left: usize,
+    watch: &Watch,
+    full: impl Fn(),
+) -> io::Result<()> {
+    while left > 0 {
+        match move_some(pipe.read.as_fd(), sink, left)? {
+            Some(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Some(count) => left = left.saturating_sub(count),
+            None => {
+                full();
+                watch.unread(to.writable()).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One non-blocking splice: `None` when it would have to wait.

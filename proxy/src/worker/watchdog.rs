@@ -285,11 +285,7 @@ impl Watch {
     }
 
     /// Ends the connection, as far as it is armed: what waits for an origin can still answer its client.
-    pub(crate) fn end(&self, cause: Cause) {
-        self.stop(cause);
-    }
-
-    fn stop(&self, cause: Cause) {
+    pub(crate) fn stop(&self, cause: Cause) {
         self.cause.set(Some(cause));
         self.deadline.set(u64::MAX);
         self.end.set(self.end.get().min(self.clock.get().saturating_add(millis(LAST_WORDS))));
