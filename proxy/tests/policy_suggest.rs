@@ -203,6 +203,26 @@ proptest! {
 }
 
 #[test]
+fn what_has_been_allowed_meanwhile_or_was_never_proven_is_not_suggested() {
+    let file = load(
+        "version: 1\nnetwork_policies:\n  seen_curl:\n    binaries: [{path: /usr/bin/curl}]\n    endpoints:\n      \
+         - {host: b.example, port: 443}\n      - {host: c.example, port: 443, allowed_ips: [10.0.0.0/8]}\n",
+    );
+    let exe = Some(Path::new("/usr/bin/curl"));
+    for (host, reason) in [
+        ("b.example", "host_not_allowed"),
+        ("b.example", "too_many_requests"),
+        ("d.example", "identity_ambiguous"),
+        ("c.example", "address_public"),
+    ] {
+        let destination = Destination { host: Host::parse(host.as_bytes()).unwrap(), port: 443 };
+        let asked = Observed { destination: &destination, exe, request: None };
+        let suggestion = suggest(&[Denial { asked, reason, way: Way::Proxy }], &file);
+        assert!(suggestion.is_empty(), "{host} {reason}: {}", suggestion.policy());
+    }
+}
+
+#[test]
 fn what_no_rule_can_help_with_is_said_and_not_suggested() {
     let file = load(
         "version: 1\nnetwork_policies:\n  seen_curl:\n    binaries: [{path: /usr/bin/curl}]\n    endpoints:\n      \

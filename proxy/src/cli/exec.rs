@@ -140,7 +140,7 @@ fn learned(ledger: &Ledger, current: &PolicyFile) -> String {
     let mut observed = Vec::new();
     for (destination, exe, key, line) in &seen {
         let one = |request| Observed { destination, exe: exe.as_deref(), request };
-        if line.paths.is_empty() {
+        if &*key.how == "CONNECT" {
             observed.push(one(None));
         }
         observed.extend(line.paths.iter().map(|path| one(Some((&*key.how, &**path)))));

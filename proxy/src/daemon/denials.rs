@@ -80,7 +80,14 @@ fn suggested(member: &Member, refused: &[(Key, Line)]) -> Suggested {
         })
         .collect();
     let current = Arc::clone(&member.policy().file);
-    Suggested { sandbox: member.name().to_owned(), policy: policy::suggest(&denials, &current).policy() }
+    let mut suggestion = policy::suggest(&denials, &current);
+    for (key, _) in refused.iter().filter(|(_, line)| line.paths_beyond) {
+        if let Ok(authority) = Authority::parse(key.destination.as_bytes()) {
+            suggestion
+                .leave_out(&authority.to_destination(0), "more different paths were asked for than are kept");
+        }
+    }
+    Suggested { sandbox: member.name().to_owned(), policy: suggestion.policy() }
 }
 
 /// A line with several paths asked for several things.
@@ -97,7 +104,7 @@ fn asked<'a>(key: &'a Key, line: &'a Line) -> Vec<Asked<'a>> {
             _ => Way::Proxy,
         },
     };
-    if line.paths.is_empty() || key.stage == Stage::Bypassed {
+    if key.stage == Stage::Bypassed || &*key.how == "CONNECT" {
         return vec![one(None)];
     }
     line.paths.iter().map(|path| one(Some((&*key.how, &**path)))).collect()

@@ -74,6 +74,10 @@ pub struct Line {
     pub paths_beyond: bool,
 }
 
+/// Octets of all paths kept of one of a daemon's sandboxes (64 MiB for a thousand), and of a command.
+const PATH_OCTETS_MAX: usize = 64 << 10;
+const PATH_OCTETS_OF_COMMAND_MAX: usize = 8 << 20;
+
 /// A bounded account of attempts.
 #[derive(Default)]
 pub struct Ledger {
@@ -87,6 +91,7 @@ pub struct Ledger {
 struct Account {
     lines: HashMap<Key, Line>,
     beyond: u64,
+    path_octets: usize,
 }
 
 impl Account {
@@ -101,6 +106,7 @@ impl Account {
             return false;
         };
         self.beyond += line.count;
+        self.path_octets -= line.paths.iter().map(|path| path.len()).sum::<usize>();
         true
     }
 }
@@ -140,8 +146,13 @@ impl Ledger {
         }
         line.allowed_via_proxy = event.allowed_via_proxy.or(line.allowed_via_proxy);
         if let Some(path) = event.path.filter(|path| !line.paths.contains(*path)) {
-            let most = if self.of_many { PATHS_MAX } else { PATHS_OF_COMMAND_MAX };
-            if line.paths.len() < most {
+            let (most, octets_most) = if self.of_many {
+                (PATHS_MAX, PATH_OCTETS_MAX)
+            } else {
+                (PATHS_OF_COMMAND_MAX, PATH_OCTETS_OF_COMMAND_MAX)
+            };
+            if line.paths.len() < most && account.path_octets + path.len() <= octets_most {
+                account.path_octets += path.len();
                 line.paths.insert(path.into());
             } else {
                 line.paths_beyond = true;
@@ -343,6 +354,24 @@ mod tests {
         assert!(text.starts_with("sluice: 0 allowed, 4 denied, 0 bypass attempts refused\n"), "{text}");
         assert_eq!(text.matches("hint: ask the operator").count(), 1, "{text}");
         assert!(text.contains("/usr/bin/curl (9)"), "{text}");
+    }
+
+    #[test]
+    fn paths_are_kept_up_to_a_number_of_octets_and_what_is_beyond_is_told() {
+        let ledger = Ledger::of_many();
+        let long = |letter: char| letter.to_string().repeat(PATH_OCTETS_MAX / 2);
+        for letter in ['a', 'b', 'c'] {
+            let path = long(letter);
+            let mut event = denied(80);
+            event.path = Some(&path);
+            ledger.note(&event);
+        }
+        let (_, line) = ledger.lines().remove(0);
+        assert_eq!((line.paths.len(), line.paths_beyond), (2, true));
+        for port in 1_000..1_000 + LINES_OF_ONE_MAX as u16 {
+            ledger.note(&denied(port));
+        }
+        assert_eq!(ledger.lock()[""].path_octets, 0, "room is given back with the line");
     }
 
     #[test]

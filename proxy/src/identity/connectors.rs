@@ -13,6 +13,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::io::Errno;
+
 use super::process::{Facts, Process};
 use super::procfs::ProcRoot;
 use super::roster::Elsewhere;
@@ -98,7 +100,7 @@ impl Connectors {
             (_, Some(process)) => Verdict::Named(process),
             (Ok(_), None) if current => self.read(facts, note),
             (Ok(_), None) => Verdict::Doubtful(Answer::Changed),
-            (Err(_), None) => Verdict::Doubtful(Answer::Gone),
+            (Err(errno), None) => Verdict::Doubtful(unread(errno)),
         }
     }
 
@@ -115,7 +117,10 @@ impl Connectors {
             let has_code = dir.stat(|bytes| stat::parse(bytes).map(|stat| stat.start_code > 1))?;
             Ok((process, has_code))
         });
-        let Ok((process, has_code)) = read else { return Verdict::Doubtful(Answer::Gone) };
+        let (process, has_code) = match read {
+            Ok(read) => read,
+            Err(errno) => return Verdict::Doubtful(unread(errno)),
+        };
         if !has_code || !self.trace.is_current(note) {
             return Verdict::Doubtful(Answer::Changed);
         }
@@ -125,6 +130,14 @@ impl Connectors {
 
     fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why what `/proc` says of a process could not be read.
+const fn unread(errno: Errno) -> Answer {
+    match errno {
+        Errno::ACCESS | Errno::PERM => Answer::NotPermitted,
+        _ => Answer::Gone,
     }
 }
 

@@ -50,7 +50,11 @@ pub fn suggest(denials: &[Denial<'_>], current: &PolicyFile) -> Suggestion {
             Way::DirectTcp if is_allowed(&before, &denial.asked) => {
                 Some("allowed already: the program must go through the proxy, and tried to go past it")
             }
-            Way::DirectTcp | Way::Proxy => hopeless(denial.reason),
+            Way::DirectTcp => hopeless(denial.reason),
+            Way::Proxy => hopeless(denial.reason).or_else(|| {
+                let by_now = !is_unseen(denial.reason) && is_granted(&before, &denial.asked);
+                by_now.then_some("allowed by now, or refused for another reason than a policy's")
+            }),
         };
         match hopeless {
             Some(why) => left_out.push((denial.asked.destination, why)),
@@ -95,6 +99,11 @@ fn is_inspected(policy: &Policy, tunnel: &Observed<'_>) -> bool {
     asked(policy, tunnel, |decision| decision.is_ok_and(|permit| permit.protocol() == Protocol::Http))
 }
 
+/// Whether what was refused is not part of what the policy is asked again: the address a name led to, or the query.
+fn is_unseen(reason: &str) -> bool {
+    reason.starts_with("address_") || reason == "query_not_allowed"
+}
+
 /// Why no further rule would help against a refusal for this reason, if none would.
 fn hopeless(reason: &str) -> Option<&'static str> {
     Some(match reason {
@@ -105,6 +114,8 @@ fn hopeless(reason: &str) -> Option<&'static str> {
             "TLS in the tunnel did not name the host that was asked for"
         }
         "unknown_source" => "no sandbox has this source",
+        "identity_ambiguous" => "which of several programs asked is not known",
+        "address_public" => "it leads outside the endpoint's allowed_ips: add the address there",
         "address_loopback"
         | "address_link_local"
         | "address_metadata"
@@ -128,6 +139,11 @@ fn with(current: &PolicyFile, suggestion: &Suggestion) -> Option<Policy> {
 
 fn is_allowed(policy: &Policy, wish: &Observed<'_>) -> bool {
     asked(policy, wish, |decision| decision.is_ok())
+}
+
+/// Allowed, and not only by an audit.
+fn is_granted(policy: &Policy, wish: &Observed<'_>) -> bool {
+    asked(policy, wish, |decision| decision.is_ok_and(|permit| permit.audited().is_none()))
 }
 
 fn asked(

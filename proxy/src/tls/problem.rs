@@ -171,6 +171,7 @@ pub fn words(error: &Error) -> String {
             }
             text
         }
+        Error::NoCertificatesPresented => "is missing".into(),
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "is issued by an authority that is not trusted here".into()
         }

@@ -175,6 +175,7 @@ impl Passage<'_> {
         (to, sink): (&impl Side, BorrowedFd<'_>),
         body: &mut Body,
     ) -> Result<(), BodyError> {
+        let mut moved = 0_usize;
         for _ in 0..SPLICES_PER_TURN {
             let Some(most) = body.bulk() else { break };
             let taken = move_some(source, pipe.write.as_fd(), most).map_err(|_| BodyError::Cut)?;
@@ -186,7 +187,8 @@ impl Passage<'_> {
             empty(&pipe, (to, sink), taken, self.watch, full).await.map_err(|_| BodyError::Unwanted)?;
             self.flow.add_spliced(taken);
             body.moved(taken);
-            if taken < BULK_OCTETS {
+            moved = moved.saturating_add(taken);
+            if taken < BULK_OCTETS || moved >= PIPE_OCTETS {
                 break;
             }
         }

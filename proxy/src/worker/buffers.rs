@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 /// Octets a buffer starts with; heads are smaller, bodies pass through in pieces of this size.
 pub(crate) const BUFFER_OCTETS: usize = 64 << 10;
-/// Idle buffers kept per worker: 16 MiB at most.
+/// Idle buffers kept per worker: 16 MiB as they are made, 64 MiB had each grown to what is kept.
 const IDLE_MAX: usize = 256;
 
 /// The buffers of one worker.

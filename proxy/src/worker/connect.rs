@@ -181,7 +181,7 @@ impl Session<Socket> {
     ) -> Next {
         let (up, down) = self.flows();
         let screen = granted.verifies_sni().then(|| Screen::new(&destination.host));
-        let early = (received.inbox, self.core.means.buffers.take());
+        let early = (Some(received.inbox), None);
         let outcome = self.relay(early, &upstream, (&up, &down), screen.as_ref()).await;
         let refused = screen.as_ref().and_then(Screen::verdict);
         if let Some(reject) = refused {
@@ -204,7 +204,7 @@ impl<C: Side> Session<C> {
     /// The relay itself. `early` is what was read of the client and of the origin before: it goes first.
     pub(super) async fn relay(
         &self,
-        early: (Buffer, Buffer),
+        early: (Option<Buffer>, Option<Buffer>),
         upstream: &Upstream<impl Side>,
         flows: (&Flow<'_>, &Flow<'_>),
         screen: Option<&Screen<'_>>,
@@ -216,9 +216,10 @@ impl<C: Side> Session<C> {
         self.watch.is_tunnel();
         let (client, origin) = (&self.client, &upstream.side);
         let up = async {
+            let early = early.0.filter(|early| !early.is_empty());
             let early = match screen {
-                Some(screen) => self.screen(screen, early.0).await?,
-                None => early.0,
+                Some(screen) => self.screen(screen, early).await?,
+                None => early,
             };
             self.direction(early, client, origin, flows.0, &vigil).await
         };
@@ -237,18 +238,17 @@ impl<C: Side> Session<C> {
 
     async fn direction(
         &self,
-        early: Buffer,
+        early: Option<Buffer>,
         from: &impl Side,
         to: &impl Side,
         flow: &Flow<'_>,
         vigil: &Vigil<'_>,
     ) -> io::Result<()> {
-        if !early.is_empty() {
+        // A tunnel holds no buffer from here on.
+        if let Some(early) = early {
             to.write_all(&early).await?;
             flow.add_copied(early.len());
         }
-        // A tunnel holds no buffer from here on.
-        drop(early);
         pump(&self.core.means, from, to, flow, vigil).await
     }
 

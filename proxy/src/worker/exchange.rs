@@ -152,7 +152,10 @@ impl<'s, C: Leg> Exchange<'s, C> {
                     return Err(Broken::Unanswered(fault.into()));
                 }
                 Err(BodyError::Cut) if self.session.watch.cause().is_some() && !progress.begun.get() => {
-                    return Err(Broken::Unanswered(Reject::BodyTimeout.into()));
+                    return Err(match self.session.watch.cause() {
+                        Some(Cause::PolicyChanged) => self.unanswered(None, true),
+                        _ => Broken::Unanswered(Reject::BodyTimeout.into()),
+                    });
                 }
                 Err(BodyError::Fault(_) | BodyError::Cut) => {
                     // What the client has of the answer must not look whole.
@@ -169,7 +172,7 @@ impl<'s, C: Leg> Exchange<'s, C> {
 
     /// After 101: the two sockets are a tunnel, what was read of either behind its head included.
     async fn switched(self, began: Instant, from_client: Buffer, from_origin: Buffer) -> Next {
-        let early = (from_client, from_origin);
+        let early = (Some(from_client), Some(from_origin));
         self.session.watch.standing.switched();
         let outcome = self.session.relay(early, &self.upstream, (&self.up, &self.down), None).await;
         let flows = (&self.up, &self.down);

@@ -16,7 +16,7 @@ use super::leaves::Reservation;
 use super::refusal::Refusal;
 use super::report::Granted;
 use super::screen::{ALERT, judge};
-use super::session::{Leg, Next, Session, linger};
+use super::session::{LINGER, Leg, Next, Session, linger};
 use super::socket::{Side, Socket};
 use super::tls::{HandshakeError, Tls};
 use super::upstream::{Upstream, Upstreams};
@@ -120,6 +120,8 @@ impl Session<Socket> {
             destination: None,
         };
         let next = inside.serve_tunnel(None, destination).await;
+        inside.watch.arm(LINGER, Aim::Both);
+        inside.client.say_last().await;
         if next == Next::Linger {
             linger(&inside.core, &inside.client, &inside.watch).await;
         } else {

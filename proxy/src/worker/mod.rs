@@ -4,7 +4,9 @@
 //! The life of a connection: `accept.rs` takes it from a sandbox's listener and knows by that which sandbox is asking;
 //! `session.rs` reads heads and asks who (`who.rs`) and whether (`policy::decide`); `dial.rs` resolves, checks every
 //! address and connects, the worker's cache and the control plane helping; `connect.rs` answers a CONNECT and hands the
-//! two sockets to `relay.rs`; `forward.rs` passes requests on over pooled upstream connections (`upstream.rs`).
+//! two sockets to `relay.rs`, `screen.rs` looking at the client's ClientHello first. Where requests are judged in a
+//! tunnel, `intercept.rs` ends its TLS (`tls.rs`, with certificates from `leaves.rs`). `forward.rs` judges requests and
+//! `exchange.rs` passes each on, its bodies by `body.rs`, over pooled upstream connections (`upstream.rs`).
 //! `watchdog.rs` ends what takes too long, `live.rs` what a new policy denies; `mailbox.rs` is how the other threads reach a worker.
 
 mod accept;

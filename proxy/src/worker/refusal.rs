@@ -103,10 +103,17 @@ impl Refusal {
                  plain HTTP there, or the operator must drop `protocol` from the endpoint"
             )),
             Reject::OriginTls(problem) => {
-                let words = self.detail.as_deref().unwrap_or(problem.phrase());
-                let what = if problem.is_certificate() { "the certificate of" } else { "TLS with" };
+                let said = match &self.detail {
+                    Some(words) if problem.is_certificate() => {
+                        format!("the certificate of {destination} {words}")
+                    }
+                    detail => {
+                        let words = detail.as_deref().unwrap_or(problem.phrase());
+                        format!("TLS with {destination} failed: {words}")
+                    }
+                };
                 let remedy = problem.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-                Some(format!("{what} {destination} {words}{remedy}"))
+                Some(format!("{said}{remedy}"))
             }
             Reject::TooManyNames => Some("wait a second and try again".into()),
             Reject::NameNotFound => Some("check the spelling of the host name; the policy allows it".into()),

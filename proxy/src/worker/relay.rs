@@ -189,8 +189,8 @@ pub(crate) async fn pump(
         };
         flow.keep_pace(vigil.watch).await;
         if ended {
-            // When the other direction has ended too, closing says as much.
-            if !vigil.half_close() {
+            // When the other direction has ended too, closing says as much; inside TLS it does not.
+            if !vigil.half_close() || to.raw().is_none() {
                 // The peer may be gone already; its own direction finds out.
                 let _ = to.shutdown_write();
             }

@@ -274,10 +274,35 @@ fn text_of(host: &Host) -> HostText<'_> {
 
 /// The path of a request target, without the query, which may hold secrets.
 fn path_of<'a>((head, octets): (&RequestHead, &'a [u8])) -> Option<&'a str> {
-    let target = std::str::from_utf8(head.target(octets)).ok()?;
+    std::str::from_utf8(head.target(octets)).ok().map(path_in)
+}
+
+fn path_in(target: &str) -> &str {
     let target = target.split_once('?').map_or(target, |(path, _)| path);
+    if target.starts_with('/') {
+        return target;
+    }
     match target.split_once("://") {
-        Some((_, rest)) => Some(rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")),
-        None => Some(target),
+        Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/"),
+        None => target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_shown_whole_and_without_its_query() {
+        for (target, path) in [
+            ("http://a.example/b?secret", "/b"),
+            ("http://a.example", "/"),
+            ("http://a.example?x=/y", "/"),
+            ("/admin/x://y/harmless", "/admin/x://y/harmless"),
+            ("/a?b=http://c/d", "/a"),
+            ("*", "*"),
+        ] {
+            assert_eq!(path_in(target), path, "{target}");
+        }
     }
 }

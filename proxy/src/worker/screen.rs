@@ -53,12 +53,17 @@ pub(super) fn judge(hello: &Hello, host: &Host) -> Result<(), Reject> {
 }
 
 impl<C: Side> Session<C> {
-    /// Reads on behind `early` until it is clear what the client speaks; returns all that was read, to be sent on.
-    pub(super) async fn screen(&self, screen: &Screen<'_>, mut early: Buffer) -> io::Result<Buffer> {
+    /// Reads on behind `early` until it is clear what the client speaks; returns all that was read, to be sent on. A client
+    /// that says nothing holds no buffer.
+    pub(super) async fn screen(
+        &self,
+        screen: &Screen<'_>,
+        mut early: Option<Buffer>,
+    ) -> io::Result<Option<Buffer>> {
         let mut reader = HelloReader::default();
         loop {
-            if !early.is_empty() {
-                let hello = reader.read(&early);
+            if let Some(octets) = &early {
+                let hello = reader.read(octets);
                 if hello != Hello::Incomplete {
                     return judge(&hello, screen.host)
                         .map(|()| early)
@@ -69,10 +74,12 @@ impl<C: Side> Session<C> {
             let mut scratch = self.core.means.scratch.borrow_mut();
             match self.client.try_read(&mut scratch)? {
                 // Without a word; the rest of the tunnel finds the end by itself.
-                Some(0) if early.is_empty() => return Ok(early),
+                Some(0) if early.is_none() => return Ok(None),
                 // Cut within its hello. It opens nothing, and nobody knows for whom it is.
                 Some(0) => return Err(screen.refuse(Reject::SniMissing)),
-                Some(count) => early.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+                Some(count) => early
+                    .get_or_insert_with(|| self.core.means.buffers.take())
+                    .extend_from_slice(scratch.get(..count).unwrap_or_default()),
                 None => {}
             }
         }

@@ -24,7 +24,7 @@ use crate::policy::{Asker, Permit};
 use crate::sandbox::Sandbox;
 
 /// How long a connection that was answered with a refusal is read on, so that the answer is not lost in a reset.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// Octets read and dropped meanwhile.
 const LINGER_OCTETS_MAX: usize = 256 << 10;
 
@@ -261,7 +261,7 @@ pub(super) async fn linger(core: &Core, client: &impl Side, watch: &Watch) {
     let _ = client.shutdown_write();
     watch.arm(LINGER, Aim::Both);
     let mut left = LINGER_OCTETS_MAX;
-    while left > 0 && watch.cause().is_none() {
+    while left > 0 {
         if client.readable().await.is_err() {
             return;
         }

@@ -18,6 +18,9 @@ use crate::tls::Records;
 /// Octets of ciphertext one read may take: four whole records.
 pub(crate) const SEALED_OCTETS: usize = 68 << 10;
 
+/// Reads of one call that may bring nothing but what TLS says to itself, before others get their turn.
+const READS_PER_TURN: u8 = 4;
+
 /// Where sealed octets are read to; one per worker, never held across a wait.
 pub(crate) type Sealed = Rc<RefCell<Box<[u8]>>>;
 
@@ -88,6 +91,14 @@ impl<S: Borrow<Socket>> Tls<S> {
         self.heard.get() || self.records.borrow().has_plain()
     }
 
+    /// Says the last word and sees it off, unless what was said must not look whole.
+    pub(super) async fn say_last(&self) {
+        if !self.cut.get() {
+            self.records.borrow_mut().close();
+            let _ = self.flush().await;
+        }
+    }
+
     /// Sends what is sealed as far as the socket takes it. True when nothing is left.
     fn send_some(&self) -> io::Result<bool> {
         let mut records = self.records.borrow_mut();
@@ -115,13 +126,17 @@ impl<S: Borrow<Socket>> Side for Tls<S> {
     fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         let mut records = self.records.borrow_mut();
         let mut sealed = self.sealed.borrow_mut();
-        let mut fresh = 0;
+        let (mut fresh, mut reads) = (0, 0);
         let opened = loop {
             match records.open(sealed.get(..fresh).unwrap_or_default(), into) {
                 Ok(0) if records.has_ended() => return Ok(Some(0)),
                 Ok(0) => {}
                 opened => break opened,
             }
+            if reads == READS_PER_TURN {
+                break Ok(0);
+            }
+            reads += 1;
             fresh = match self.socket.borrow().try_read(&mut sealed)? {
                 None => break Ok(0),
                 // Without the last word of TLS: what is missing may have been cut away by anybody.

@@ -130,7 +130,8 @@ impl Watchdog {
         self.every
     }
 
-    /// Watches a connection of the client socket `client`, whose owner drops the watch before the socket.
+    /// Watches a connection of the client socket `client`, whose owner drops both without a wait between: the descriptor is
+    /// used for as long as the watch lives.
     pub(crate) fn watch<T>(&self, client: &impl AsRawFd, owner: *const T, lifetime: Duration) -> Rc<Watch> {
         let watch = Rc::new(Watch {
             deadline: Cell::new(u64::MAX),
@@ -189,7 +190,8 @@ impl Watchdog {
         }
         poll_now(clients);
         for (watch, seen) in heeded.drain(..).zip(clients.drain(..)) {
-            if seen.revents & (libc::POLLHUP | libc::POLLERR) != 0 {
+            // POLLHUP alone is no reset: both ends have said their last, and what the client said may still be unread.
+            if seen.revents & libc::POLLERR != 0 {
                 watch.aim.set(Aim::Both);
                 watch.stop(Cause::ClientGone);
             } else if seen.revents & libc::POLLRDHUP != 0
@@ -421,6 +423,21 @@ mod tests {
             assert_eq!(swept(&watchdog, &watch, most), cause, "{end} {heed:?}");
             drop(kept);
         }
+    }
+
+    /// The kernel reports POLLHUP for it, as for a reset; but what the client said before its end is still to be read.
+    #[test]
+    fn a_client_that_ends_behind_our_own_end_is_not_gone() {
+        let watchdog = Watchdog::new(Duration::from_millis(40));
+        let (client, mut peer) = pair();
+        let watch = watch(&watchdog, &client);
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        std::io::Write::write_all(&mut peer, b"the rest of an upload").unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut waiting = Box::pin(watch.unread(std::future::pending::<()>()));
+        let waker = std::task::Waker::noop();
+        assert!(waiting.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        assert_eq!(swept(&watchdog, &watch, Duration::from_millis(100)), None);
     }
 
     #[test]

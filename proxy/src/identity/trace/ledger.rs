@@ -51,8 +51,8 @@ pub(super) struct Ledger {
     notes: VecDeque<Kept>,
     /// The number of the first of `notes`; they are numbered in the order they come.
     first: u64,
-    /// The latest note of a tuple.
-    index: HashMap<Tuple, u64>,
+    /// The latest note of each life that connected a tuple, the latest first.
+    index: HashMap<Tuple, SmallVec<[u64; 2]>>,
     /// The processes of `pending` and `notes`.
     lives: HashMap<u32, Running>,
     lives_given: u64,
@@ -63,8 +63,6 @@ pub(super) struct Ledger {
 struct Kept {
     note: Note,
     tuple: Tuple,
-    /// The one before of the same tuple.
-    earlier: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -108,17 +106,8 @@ impl Ledger {
 
     /// Who connected a socket with these ends, the latest first.
     pub(super) fn find(&self, tuple: &Tuple) -> Notes {
-        let mut notes = Notes::new();
-        let mut next = self.index.get(tuple).copied();
-        while let Some(kept) = next.and_then(|number| self.kept(number))
-            && notes.len() < NOTES_OF_TUPLE_MAX
-        {
-            if !notes.iter().any(|note| note.life == kept.note.life) {
-                notes.push(kept.note);
-            }
-            next = kept.earlier;
-        }
-        notes
+        let latest = self.index.get(tuple).into_iter().flatten();
+        latest.filter_map(|&number| self.kept(number)).map(|kept| kept.note).collect()
     }
 
     /// Its connection has been asked for.
@@ -160,24 +149,35 @@ impl Ledger {
     }
 
     fn settle(&mut self, socket: u64, tuple: Option<Tuple>) {
-        let Some(mut note) = self.pending.remove(&socket) else { return };
+        let Some(mut note) = self.pending.remove(&socket) else {
+            // Who connected now is not known, and whoever had these ends before is not it.
+            if let Some(tuple) = tuple {
+                self.index.remove(&tuple);
+            }
+            return;
+        };
         let Some(tuple) = tuple else { return self.leave_life(note.pid) };
         if self.notes.len() >= NOTES_MAX {
             self.drop_first();
         }
         let number = self.first + self.notes.len() as u64;
         note.number = number;
-        let earlier = self.index.insert(tuple, number);
-        self.notes.push_back(Kept { note, tuple, earlier });
+        let mut latest = self.index.remove(&tuple).unwrap_or_default();
+        latest.retain(|number| self.kept(*number).is_some_and(|kept| kept.note.life != note.life));
+        latest.truncate(NOTES_OF_TUPLE_MAX - 1);
+        latest.insert(0, number);
+        self.index.insert(tuple, latest);
+        self.notes.push_back(Kept { note, tuple });
         self.figures.noted += 1;
     }
 
     fn drop_first(&mut self) {
         let Some(kept) = self.notes.pop_front() else { return };
-        if let Entry::Occupied(latest) = self.index.entry(kept.tuple)
-            && *latest.get() == self.first
-        {
-            latest.remove();
+        if let Entry::Occupied(mut latest) = self.index.entry(kept.tuple) {
+            latest.get_mut().retain(|number| *number != self.first);
+            if latest.get().is_empty() {
+                latest.remove();
+            }
         }
         self.first += 1;
         self.leave_life(kept.note.pid);
@@ -240,6 +240,17 @@ mod tests {
         // Another socket at the same address in the kernel, whose beginning nobody saw.
         ledger.take(Record::Settled { time_ns: 3, socket: 100, tuple: Some(tuple(6)) });
         assert!(pids(&ledger, 6).is_empty());
+    }
+
+    #[test]
+    fn a_connect_that_was_not_noted_is_not_taken_for_an_earlier_one_of_the_same_ends() {
+        let mut ledger = Ledger::default();
+        connect(&mut ledger, 7, 5);
+        for socket in 0..PENDING_MAX as u64 {
+            ledger.take(Record::Connecting { time_ns: 1, pid: 8, socket: 100_000 + socket });
+        }
+        connect(&mut ledger, 9, 5);
+        assert_eq!((pids(&ledger, 5), ledger.figures().overflowed), (vec![], 1));
     }
 
     #[test]

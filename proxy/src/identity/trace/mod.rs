@@ -272,6 +272,8 @@ fn attend(shared: &Shared, stopped: &io::PipeReader) {
         }
         if let Err(error) = shared.follow_processors() {
             tracing::warn!(%error, "connects of new processors cannot be traced");
+            // Who connects on one without a ring may be taken for who had the same ends before.
+            shared.lock().ledger.forget();
         }
     }
 }
