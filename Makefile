@@ -6,7 +6,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release/sluice
 
 # What running needs, and what the tests drive besides (real clients, in real namespaces).
 RUN_PACKAGES := nftables curl
-TEST_PACKAGES := $(RUN_PACKAGES) iproute2 python3 python3-pip nodejs npm git wget gcc make strace openssl default-jdk-headless iputils-ping
+TEST_PACKAGES := $(RUN_PACKAGES) iproute2 python3 python3-pip nodejs npm git wget gcc make strace openssl default-jdk-headless iputils-ping libcap2-bin
 
 .PHONY: help demo test build lint fmt bench deny run-packages test-packages clean
 
@@ -49,7 +49,7 @@ test-packages:
 	@$(call install,$(TEST_PACKAGES))
 
 define install
-missing=""; for command in nft:nftables curl:curl ip:iproute2 python3:python3 pip3:python3-pip node:nodejs npm:npm git:git wget:wget gcc:gcc make:make strace:strace openssl:openssl java:default-jdk-headless ping:iputils-ping; do \
+missing=""; for command in nft:nftables curl:curl ip:iproute2 python3:python3 pip3:python3-pip node:nodejs npm:npm git:git wget:wget gcc:gcc make:make strace:strace openssl:openssl java:default-jdk-headless ping:iputils-ping setcap:libcap2-bin; do \
   package=$${command#*:}; \
   case " $(1) " in *" $$package "*) PATH=$$PATH:/usr/sbin:/sbin command -v $${command%%:*} >/dev/null || missing="$$missing $$package";; esac; \
 done; \

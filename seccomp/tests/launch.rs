@@ -155,6 +155,31 @@ fn root_keeps_the_documented_capabilities_through_execve() {
 }
 
 #[test]
+fn a_program_whose_file_demands_capabilities_runs_without_them() {
+    let root_mount = || {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).map(String::from)
+    };
+    let before = root_mount();
+    // Debian's ping. A bounding set without them makes the kernel refuse to execute such a file.
+    let program = tempfile::NamedTempFile::with_suffix("-cat").unwrap().into_temp_path();
+    std::fs::copy("/bin/cat", &program).unwrap();
+    let given =
+        std::process::Command::new("setcap").arg("cap_net_raw,cap_net_admin=ep").arg(&program).status();
+    assert!(given.unwrap().success(), "setcap, of libcap2-bin");
+    let kept = sluice_seccomp::KEPT_BY_ROOT.iter().fold(0u64, |set, kept| set | 1 << kept.number);
+    for (user, held) in [(None, kept), (Some(User::new(1234, 1234)), 0)] {
+        let mut wanted = command(&[program.to_str().unwrap(), "/proc/self/status"]);
+        wanted.user = user;
+        let status = run(&wanted).text();
+        for set in ["CapPrm:", "CapEff:"] {
+            assert_eq!(status_field(&status, set), format!("{held:016x}"), "{set}");
+        }
+    }
+    assert_eq!(root_mount(), before, "the host's mounts changed");
+}
+
+#[test]
 fn no_inherited_descriptor_is_left() {
     use std::os::fd::AsRawFd;
     let open = std::fs::File::open("/etc/passwd").unwrap();

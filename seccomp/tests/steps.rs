@@ -49,6 +49,7 @@ fn call_of(step: Step) -> (i64, Option<(u8, i32)>) {
         Step::Stdio => (libc::SYS_dup3, None),
         Step::Signals => (libc::SYS_rt_sigaction, None),
         Step::NetworkNamespace => (libc::SYS_setns, None),
+        Step::SetId => (libc::SYS_mount_setattr, None),
         Step::Mounts => (libc::SYS_mount, None),
         Step::CoreLimit => (libc::SYS_prlimit64, Some((1, libc::RLIMIT_CORE as i32))),
         Step::BoundingSet => prctl(libc::PR_CAPBSET_DROP),

@@ -69,6 +69,7 @@ fn confine(plan: &Plan, report: RawFd, status: RawFd) -> Result<std::convert::In
     at(Step::Stdio, put_stdio(&plan.stdio))?;
     at(Step::Signals, default_signals())?;
     at(Step::NetworkNamespace, enter_network(plan.netns))?;
+    at(Step::SetId, mounts::ignore_set_id(plan.mounts.as_ref()))?;
     at(Step::Mounts, mounts::apply(plan.mounts.as_ref()))?;
     at(Step::CoreLimit, no_core_dumps())?;
     at(Step::BoundingSet, cut_bounding_set(plan.credentials))?;

@@ -1,4 +1,4 @@
-//! The workload's own view of the file tree: a fresh `/proc`, the kernel's knobs read-only, sockets that
+//! The workload's own view of the file tree: set-id bits without effect, a fresh `/proc`, the kernel's knobs read-only, sockets that
 //! would hand root the host hidden, files replaced, `/tmp` private.
 //!
 //! [`Mounts`] is worked out before the clone; [`apply`] runs in the child and, like all there, only
@@ -114,6 +114,19 @@ fn stage((file, number): (&ReplacedFile, u32)) -> Result<Replaced, LaunchError> 
 
 const NOTHING_RUNS: c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
+/// In the child, in a mount namespace of its own: no program of any mount brings privileges along.
+///
+/// It would not get them anyway: `no_new_privs` holds, and the bounding set is cut. But the kernel does not execute at all
+/// a program whose file demands capabilities that the bounding set lacks (EPERM): Debian's `ping` asks for `CAP_NET_RAW`
+/// and can do without it.
+pub(super) fn ignore_set_id(mounts: Option<&Mounts>) -> Done {
+    if mounts.is_none() {
+        // The host's mounts are not ours to change.
+        return Ok(());
+    }
+    set_attribute_of_tree(c"/", libc::MOUNT_ATTR_NOSUID)
+}
+
 /// In the child, in a mount namespace of its own.
 pub(super) fn apply(mounts: Option<&Mounts>) -> Done {
     let Some(mounts) = mounts else { return Ok(()) };
@@ -126,7 +139,7 @@ pub(super) fn apply(mounts: Option<&Mounts>) -> Done {
         read_only(path)?;
     }
     for tree in &mounts.trees_read_only {
-        read_only_tree(tree)?;
+        set_attribute_of_tree(tree, libc::MOUNT_ATTR_RDONLY)?;
     }
     for path in &mounts.hidden_files {
         mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None)?;
@@ -187,9 +200,8 @@ fn read_only(at: &CStr) -> Done {
     mount(None, at, None, libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | NOTHING_RUNS, None)
 }
 
-fn read_only_tree(tree: &CStr) -> Done {
-    let attributes =
-        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+fn set_attribute_of_tree(tree: &CStr, attribute: u64) -> Done {
+    let attributes = libc::mount_attr { attr_set: attribute, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the structure and its size agree; the path is a C string.
     let done = unsafe {
         libc::syscall(
