@@ -49,7 +49,7 @@ test-packages:
 	@$(call install,$(TEST_PACKAGES))
 
 define install
-missing=""; for command in nft:nftables curl:curl ip:iproute2 python3:python3 pip3:python3-pip node:nodejs npm:npm git:git wget:wget gcc:gcc make:make strace:strace openssl:openssl java:default-jdk-headless ping:iputils-ping setcap:libcap2-bin; do \
+missing=""; for command in nft:nftables curl:curl ip:iproute2 python3:python3 pip3:python3-pip node:nodejs npm:npm git:git wget:wget gcc:gcc make:make strace:strace openssl:openssl javac:default-jdk-headless ping:iputils-ping setcap:libcap2-bin; do \
   package=$${command#*:}; \
   case " $(1) " in *" $$package "*) PATH=$$PATH:/usr/sbin:/sbin command -v $${command%%:*} >/dev/null || missing="$$missing $$package";; esac; \
 done; \

@@ -1,6 +1,6 @@
 //! What every command that talks to the daemon shares: where it is, and how its answers and refusals are told.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
@@ -79,11 +79,11 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// A reader that went away is no failure.
+/// A table or a sentence; nothing where there is none.
 pub(super) fn say(text: &str) {
     let text = text.trim_end();
     if !text.is_empty() {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        super::say(text);
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use sluice_netns::Spec;
 
 use super::exec::{Failure, check_machine, clear_away, run_inside, told};
-use super::exit;
+use super::{exit, say};
 use crate::appliance::{Appliance, Plan};
 use crate::confined;
 use crate::demo::internet::Internet;
@@ -51,9 +51,9 @@ fn demonstrate() -> Result<u8, Failure> {
         ..Plan::default()
     })
     .map_err(internal)?;
-    println!("A sandbox: its own network namespace, with nothing in it but lo and the proxy's listener.");
-    println!("An internet of this demonstration's own, in another namespace. Policy:\n");
-    print!("{}", indented(POLICY));
+    say("A sandbox: its own network namespace, with nothing in it but lo and the proxy's listener.");
+    say("An internet of this demonstration's own, in another namespace. Policy:\n");
+    say(&indented(POLICY));
 
     let own = std::env::current_exe().map_err(internal)?;
     let workload = Workload {
@@ -68,18 +68,18 @@ fn demonstrate() -> Result<u8, Failure> {
     let outcome = run_inside(&appliance, plan, workload, &file.confinement, &signals);
     let reporter = appliance.reporter().clone();
     appliance.stop();
-    println!("\nWhat the appliance saw\n");
-    print!("{}", indented(&ledger::render(reporter.ledger(), Some(100))));
+    say("\nWhat the appliance saw\n");
+    say(&indented(&ledger::render(reporter.ledger(), Some(100))));
     if let Ok(ended) = &outcome {
-        print!("{}", indented(&ended.enforcement.summary()));
+        say(&indented(&ended.enforcement.summary()));
     }
     let shown = show_event(&folder);
     let _ = std::fs::remove_file(&folder);
     shown.map_err(internal)?;
-    println!(
+    say(&format!(
         "\n{:.1} s; nothing is left behind. Next: sluice exec --policy FILE -- CMD",
         began.elapsed().as_secs_f64()
-    );
+    ));
     outcome.map(|ended| ended.code)
 }
 
@@ -88,10 +88,10 @@ fn show_event(path: &std::path::Path) -> anyhow::Result<()> {
     let events = std::fs::read_to_string(path).context("the events of the demonstration")?;
     let line =
         events.lines().find(|line| line.contains("bypass.detected")).context("no bypass was reported")?;
-    println!("\nOne of the events, as shippers read them\n\n  {line}");
+    say(&format!("\nOne of the events, as shippers read them\n\n  {line}"));
     Ok(())
 }
 
 fn indented(text: &str) -> String {
-    text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }

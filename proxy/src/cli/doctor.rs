@@ -1,10 +1,10 @@
 //! `sluice doctor`: every prerequisite, found or missing, and what to do; and what the threads of a running Sluice hold.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::cli::exit;
+use crate::cli::{exit, say};
 use crate::preflight::{self, Finding, Need};
 use crate::running;
 
@@ -27,11 +27,6 @@ pub fn run(json: bool) -> u8 {
         say(&table(&findings));
     }
     if findings.iter().any(Finding::is_fatal) { exit::UNAVAILABLE } else { exit::OK }
-}
-
-/// A reader that went away is no failure.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// The findings as a table, remedies below what is missing.

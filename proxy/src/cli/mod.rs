@@ -13,11 +13,17 @@ mod sandbox_exec;
 pub mod serve;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::watch::BypassSource;
+
+/// Writes a line to standard output. A reader that went away is no failure.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
 
 /// Egress appliance for hosts that run many untrusted sandboxes: one way out, decided by policy, and every other attempt
 /// refused at once and named.

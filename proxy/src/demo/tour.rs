@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::internet::API_ADDRESS;
 use super::{API, ECHO, FORBIDDEN};
+use crate::cli::say;
 
 /// Messages that go through the WebSocket and back.
 const FRAMES: u32 = 1_000;
@@ -51,7 +52,7 @@ impl Tour {
     }
 
     fn chapter(&self, title: &str) {
-        println!("\n{}", self.paint("1", title));
+        say(&format!("\n{}", self.paint("1", title)));
     }
 
     /// Runs a program and shows what it said; `expected` judges that.
@@ -72,21 +73,21 @@ impl Tour {
         let began = Instant::now();
         let outcome = step();
         let took = format!("{:.1} ms", began.elapsed().as_secs_f64() * 1e3);
-        println!("  {} {title}  {}", self.paint("36", &format!("{}.", self.step)), self.paint("2", what));
-        match outcome {
+        say(&format!(
+            "  {} {title}  {}",
+            self.paint("36", &format!("{}.", self.step)),
+            self.paint("2", what)
+        ));
+        say(&match outcome {
             Ok(said) => {
-                println!("     {} {}  {}", self.paint("32", "→"), brief(&said), self.paint("2", &took));
+                format!("     {} {}  {}", self.paint("32", "→"), brief(&said), self.paint("2", &took))
             }
             Err(error) => {
                 self.failed += 1;
-                println!(
-                    "     {} {}  {}",
-                    self.paint("31", "✗ not as expected:"),
-                    error,
-                    self.paint("2", &took)
-                );
+                let failed = self.paint("31", "✗ not as expected:");
+                format!("     {failed} {error}  {}", self.paint("2", &took))
             }
-        }
+        });
         let _ = io::stdout().flush();
     }
 }
