@@ -7,7 +7,7 @@ mod conformance;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conformance::{OK, Origin, Proxy, Setup};
 use tempfile::TempDir;
@@ -349,10 +349,11 @@ fn odd_spellings_of_an_address_are_never_resolved() {
 struct OwnAddress(Ipv4Addr);
 
 impl OwnAddress {
-    fn new() -> Self {
+    /// The `number`th of this process, 0 or 1.
+    fn new(number: u8) -> Self {
         let [.., middle, low] = std::process::id().to_be_bytes();
         // Of 198.18.0.0/15, which is for tests.
-        let own = Self(Ipv4Addr::new(198, 18 + (low & 1), middle, low));
+        let own = Self(Ipv4Addr::new(198, 18 + number, middle, low));
         assert!(own.ip("add"), "addresses need root and ip (iproute2)");
         own
     }
@@ -372,7 +373,7 @@ impl Drop for OwnAddress {
 /// Whatever the policy says, and in whatever disguise: behind it is the host.
 #[test]
 fn addresses_of_the_host_itself_are_403() {
-    let own = OwnAddress::new();
+    let own = OwnAddress::new(0);
     let [a, b, c, d] = own.0.octets();
     let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
     let named = format!("host: {0}, port: 80, allowed_ips: [{0}]", own.0);
@@ -388,6 +389,21 @@ fn addresses_of_the_host_itself_are_403() {
         let mut client = proxy.ask(format!("CONNECT {host}:80 HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         assert_eq!(client.refusal(), (403, "address_own".into()), "{host}");
         client.hears_end();
+    }
+}
+
+#[test]
+fn an_address_that_the_host_gains_is_403_within_seconds() {
+    let proxy = Setup::default().start();
+    let own = OwnAddress::new(1);
+    let began = Instant::now();
+    loop {
+        let head = format!("CONNECT {0}:80 HTTP/1.1\r\nHost: {0}\r\n\r\n", own.0);
+        if proxy.ask(head).refusal() == (403, "address_own".into()) {
+            return;
+        }
+        assert!(began.elapsed() < conformance::DEADLINE, "{} is still not the host's own", own.0);
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -36,3 +36,13 @@ fn the_tour_shows_every_kind_of_answer_in_under_ten_seconds_and_leaves_nothing()
     assert_eq!(outcome.stderr, "", "the tour tells refusals itself");
     assert_eq!(scene.remains(), Vec::<String>::new());
 }
+
+#[test]
+fn a_reader_who_leaves_the_tour_does_not_break_it() {
+    let scene = Scene::new();
+    scene.name_server("192.0.2.53");
+    let piped = format!("set -o pipefail; {} demo | head -n 1", sluice().display());
+    let outcome = run(&scene, &["bash", "-c", &piped]).ended_with(0);
+    assert_eq!(outcome.text().lines().count(), 1, "{outcome}");
+    assert_eq!(scene.remains(), Vec::<String>::new());
+}
