@@ -53,11 +53,12 @@ fn node_serves_and_fetches() {
     let script = "
         const http = require('http');
         const server = http.createServer((q, r) => r.end('hello ' + q.url)).listen(0, '10.200.0.1', async () => {
-            console.log(await (await fetch(`http://10.200.0.1:${server.address().port}/x`)).text());
-            process.exit(0);
+            const url = `http://10.200.0.1:${server.address().port}/`;
+            console.log(await (await fetch(url + 'x')).text());
+            http.get(url + 'y', r => r.on('data', d => { console.log(String(d)); process.exit(0); }));
         });";
     for output in confined(&["/usr/bin/node", "-e", script]) {
-        assert_eq!(output, "hello /x\n");
+        assert_eq!(output, "hello /x\nhello /y\n");
     }
 }
 
@@ -141,6 +142,81 @@ make -s -j2 && ./a";
     for output in confined(&["bash", "-c", script]) {
         assert_eq!(output, "built\n");
     }
+}
+
+#[test]
+fn psutil_sees_the_sandbox() {
+    let script = "
+import psutil, os
+print(psutil.Process().pid == os.getpid(), [p.info['pid'] for p in psutil.process_iter(['pid'])][:2], list(psutil.net_if_addrs()))
+psutil.virtual_memory(); psutil.cpu_times(); psutil.disk_usage('/'); psutil.net_connections(); psutil.Process().cpu_percent()";
+    for output in python(script) {
+        assert_eq!(output, "True [1, 2] ['lo']\n");
+    }
+}
+
+#[test]
+fn cargo_builds_and_the_result_runs() {
+    // The toolchain is the tests' own; cargo's home is the sandbox's.
+    let (cargo, rustc) = (env!("CARGO"), tool("rustc"));
+    let script = format!(
+        "
+set -e
+export CARGO_HOME=/tmp/cargo RUSTC={rustc}
+{cargo} new -q --bin hello --vcs none && cd hello
+echo 'fn main() {{ println!(\"built\"); std::thread::spawn(|| ()).join().unwrap(); }}' > src/main.rs
+echo 'fn main() {{ println!(\"cargo::rustc-cfg=scripted\"); }}' > build.rs
+{cargo} build -q --offline -j2 && target/debug/hello"
+    );
+    // A plain user cannot enter root's home, where rustup keeps toolchains.
+    let network = Network::new();
+    assert_eq!(confined_in(&network, command(&["bash", "-c", &script])), "built\n");
+}
+
+/// A tool of the toolchain that builds the tests.
+fn tool(name: &str) -> String {
+    let beside = std::path::Path::new(env!("CARGO")).with_file_name(name);
+    assert!(beside.exists(), "{} is not beside cargo", beside.display());
+    beside.display().to_string()
+}
+
+#[test]
+fn go_builds_serves_and_fetches() {
+    let source = "package main
+import (\"fmt\"; \"io\"; \"net\"; \"net/http\"; \"os/exec\")
+func main() {
+  l, err := net.Listen(\"tcp\", \"10.200.0.1:0\"); if err != nil { panic(err) }
+  go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, \"hello \", r.URL.Path) }))
+  r, err := http.Get(\"http://\" + l.Addr().String() + \"/x\"); if err != nil { panic(err) }
+  b, _ := io.ReadAll(r.Body); fmt.Println(string(b))
+  o, err := exec.Command(\"echo\", \"child\").Output(); if err != nil { panic(err) }
+  fmt.Print(string(o))
+  i, err := net.Interfaces(); if err != nil { panic(err) }
+  fmt.Println(i[0].Name)
+}";
+    let script = format!(
+        "export GOCACHE=/tmp/go GOFLAGS=-mod=mod GOTOOLCHAIN=local; cat > a.go <<'EOF'\n{source}\nEOF\ngo run a.go"
+    );
+    // Building the standard library twice would show nothing more.
+    let network = Network::new();
+    let mut launch = command(&["bash", "-c", &script]);
+    launch.user = Some(User::new(65_534, 65_534));
+    assert_eq!(confined_in(&network, launch), "hello /x\nchild\nlo\n");
+}
+
+#[test]
+#[cfg_attr(not(has_chromium), ignore = "SKIPPED: chromium is not installed, and apt could not install it")]
+fn chromium_renders_a_page_without_its_own_sandbox() {
+    // Its own sandbox makes user namespaces, which no workload may: `--no-sandbox` is needed inside.
+    let script = "
+echo '<p id=a></p><script>document.getElementById(\"a\").textContent = 6 * 7</script>' > page.html
+timeout 100 chromium --headless --no-sandbox --disable-gpu --user-data-dir=/tmp/profile --dump-dom \
+  file:///tmp/page.html 2> errors || { cat errors; exit 1; }";
+    let network = Network::new();
+    let mut launch = command(&["bash", "-c", script]);
+    launch.user = Some(User::new(65_534, 65_534));
+    let page = confined_in(&network, launch);
+    assert!(page.contains("<p id=\"a\">42</p>"), "{page}");
 }
 
 #[test]
