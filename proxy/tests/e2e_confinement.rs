@@ -163,7 +163,7 @@ fn what_the_policy_does_not_name_cannot_even_be_read() {
     let scene = Scene::new();
     scene.file("secret", "secret\n");
     let policy = "version: 1\nfilesystem_policy:\n  include_workdir: false\n  read_only: [/usr, /bin, /lib, /lib64, /etc]\n  \
-        read_write: [/dev/null]\nlandlock:\n  compatibility: hard_requirement\n";
+        read_write: [/dev/null]\nlandlock:\n  compatibility: required\n";
     let outcome = scene.exec().policy(policy).run(&[
         "sh",
         "-c",

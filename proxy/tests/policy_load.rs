@@ -251,7 +251,10 @@ fn the_parts_that_confine_the_workload() {
         ("process: {run_as_user: 0}", "p.yaml:2:24: error: the workload must not run as root"),
         ("process: {run_as_group: 4294967295}", "p.yaml:2:25: error: 4294967295 is not an account number"),
         ("process: {netlink: rout}", "did you mean \"route\"?"),
-        ("landlock: {compatibility: hard}", "p.yaml:2:27: error: expected best_effort or hard_requirement"),
+        (
+            "landlock: {compatibility: hard}",
+            "p.yaml:2:27: error: expected best_effort or hard_requirement or required",
+        ),
     ] {
         let found = errors(&format!("version: 1\n{text}\n"));
         assert_eq!(found.len(), 1, "{text}: {found:#?}");

@@ -180,6 +180,7 @@ fn confinement(reader: &mut Reader<'_>, top: &Fields<'_>) -> Confinement {
         let levels = &[
             ("best_effort", LandlockLevel::BestEffort),
             ("hard_requirement", LandlockLevel::HardRequirement),
+            ("required", LandlockLevel::HardRequirement),
         ];
         let level = fields.get("compatibility").and_then(|node| reader.choice(node, levels));
         confinement.landlock = level.unwrap_or_default();
