@@ -121,7 +121,7 @@ fn system_calls(launch: &Launch<'_>, plan: &Plan) -> Measure {
         Netlink::All => "all netlink",
     };
     let memory = if launch.memfd_exec { "" } else { ", no executable memory files" };
-    let detail = format!("seccomp, {} programs; {netlink}{memory}", plan.filter_programs());
+    let detail = format!("seccomp, {} rules; {netlink}{memory}", plan.filter_rules());
     measure("system calls", Level::Full, detail)
 }
 

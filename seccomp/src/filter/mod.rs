@@ -1,10 +1,10 @@
 //! The workload's system-call filter: default allow, with the refusals of one table (`table.rs`).
 //!
 //! A row names a call, a test of its arguments, the errno the caller gets, and why. `compile.rs`
-//! turns the rows into BPF programs by `seccompiler`: a program knows one refusal, so there is one
-//! program per errno, plus a hand-written one for calls newer than the table. The kernel evaluates
-//! them all and takes the strictest answer; calls whose answer does not depend on arguments are
-//! cached by the kernel (since 5.11) and cost nothing measurable.
+//! turns the rows into BPF by `seccompiler`: a program knows one refusal, so there is one for each errno,
+//! and a hand-written one for calls newer than the table; laid behind one another they are one
+//! program. Calls whose answer does not depend on arguments are cached by the kernel (since 5.11)
+//! and cost next to nothing.
 //!
 //! A 32-bit (i386) entry kills the process with SIGSYS: its call numbers mean other calls. The x32
 //! entry is beyond the highest known call and answers ENOSYS.

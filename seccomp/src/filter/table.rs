@@ -73,6 +73,13 @@ pub struct Row {
     pub why: &'static str,
 }
 
+impl Row {
+    /// The call's name.
+    pub fn call(&self) -> &'static str {
+        self.name.split(':').next().unwrap_or(self.name)
+    }
+}
+
 const fn eq(index: u8, value: i32) -> Arg {
     Arg { index, op: Op::Eq, value: value as u32 }
 }

@@ -4,7 +4,7 @@ use super::mounts::Mounts;
 use super::report::{Failure, Step};
 use super::{Launch, LaunchError, Terminal};
 use crate::filesystem::{self, Prepared};
-use crate::filter::{FilterOptions, Programs, compile};
+use crate::filter::{FilterOptions, Programs, ROWS, compile};
 use crate::privileges::Credentials;
 use crate::witness;
 use seccompiler::BpfProgram;
@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(super) credentials: Credentials,
     pub(super) landlock: Prepared,
     pub(super) filters: Programs,
+    /// Rows of the filter's table that are part of it.
+    rules: usize,
     pub(super) witness: Option<BpfProgram>,
     pub(super) mounts: Option<Mounts>,
     /// The clone is the first process of a pid namespace and forks the workload.
@@ -98,6 +100,7 @@ impl Plan {
             credentials: Credentials::of(launch.user.as_ref(), contained),
             landlock,
             filters: compile(&options)?,
+            rules: ROWS.iter().filter(|row| options.includes(row.on)).count(),
             witness: launch.witness.then(witness::program),
             mounts: Mounts::prepare(launch.namespaces, &launch.hidden, &launch.replaced)?,
             is_init: launch.namespaces.pids,
@@ -111,8 +114,8 @@ impl Plan {
         &self.landlock
     }
 
-    pub(crate) fn filter_programs(&self) -> usize {
-        self.filters.len()
+    pub(crate) fn filter_rules(&self) -> usize {
+        self.rules
     }
 
     pub(crate) fn credentials(&self) -> Credentials {
