@@ -44,6 +44,7 @@ fn the_advice_fits_what_was_tried() {
         (context(Proto::Tcp, "1.2.3.4:465"), C::Smtp, &["CONNECT"]),
         (context(Proto::Tcp, "1.2.3.4:587"), C::Smtp, &["CONNECT"]),
         (context(Proto::Tcp, "140.82.121.4:22"), C::Ssh, &["insteadOf", "ProxyCommand", PROXY]),
+        (tcp("/usr/bin/ssh"), C::Ssh, &["insteadOf", "ProxyCommand", PROXY]),
         (context(Proto::Tcp, "140.82.121.4:9418"), C::GitProtocol, &["https://", PROXY]),
         (context(Proto::Tcp, "169.254.169.254:80"), C::Metadata, &["credentials"]),
         (context(Proto::Tcp, "[::ffff:169.254.169.254]:80"), C::Metadata, &["credentials"]),

@@ -52,13 +52,7 @@ pub(super) fn advice(context: &Context<'_>) -> Option<(HintCode, String)> {
                  can tunnel SMTP with CONNECT to a host and port the policy allows."
             ),
         )),
-        (Proto::Tcp, Some(22)) => Some((
-            HintCode::Ssh,
-            format!(
-                "ssh ignores proxy variables. For git use https:// remotes (git config --global url.\"https://HOST/\".insteadOf git@HOST:); \
-                 for ssh itself, if the policy allows port 22: ssh -o ProxyCommand='nc -X connect -x {proxy} %h %p'."
-            ),
-        )),
+        (Proto::Tcp, Some(22)) => Some((HintCode::Ssh, ssh(context))),
         (Proto::Tcp, Some(9418)) => Some((
             HintCode::GitProtocol,
             format!("git:// cannot use a proxy: use https:// remotes, which go through http://{proxy} (http.proxy or HTTPS_PROXY)."),
@@ -77,6 +71,15 @@ pub(super) fn advice(context: &Context<'_>) -> Option<(HintCode, String)> {
         )),
         (Proto::Tcp, _) => None,
     }
+}
+
+/// The same whatever port ssh goes to.
+pub(super) fn ssh(context: &Context<'_>) -> String {
+    format!(
+        "ssh ignores proxy variables. For git use https:// remotes (git config --global url.\"https://HOST/\".insteadOf git@HOST:); \
+         for ssh itself, if the policy allows its port: ssh -o ProxyCommand='nc -X connect -x {} %h %p'.",
+        context.proxy
+    )
 }
 
 fn quic(context: &Context<'_>) -> String {

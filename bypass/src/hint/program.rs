@@ -1,6 +1,6 @@
 //! Advice by which program made the attempt.
 
-use super::{Context, HintCode, ProxyEnv};
+use super::{Context, HintCode, ProxyEnv, destination};
 
 /// Browser families, by how they are told to behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,7 @@ pub(super) fn advice(context: &Context<'_>) -> Option<(HintCode, String)> {
                  for the containers set \"proxies\" in ~/.docker/config.json."
             ),
         ),
+        "ssh" | "scp" | "sftp" => (HintCode::Ssh, destination::ssh(context)),
         "apt" | "apt-get" | "aptitude" => (HintCode::Apt, apt(context)),
         _ if context.exe.is_some_and(|exe| exe.contains("/apt/methods/")) => (HintCode::Apt, apt(context)),
         _ if is_python(name) => (HintCode::Python, python(context)),
