@@ -6,9 +6,11 @@
 //! the packet, this fence drops what is not the one thing admitted: TCP from the pinned source to the proxy.
 //!
 //! ```text
-//! from_<sandbox>_<n>   every packet that arrives by that link: jump admit; count; log, as far as the limit goes; drop
-//! admit                (link, source, destination, port) in a set → accept; ARP and neighbour discovery of a
-//!                      pinned source → accept; the guest kernel's chatter → count apart, drop
+//! from_<sandbox>_<n>   every packet that arrives by that link: jump admit; say where the pinned source is → accept;
+//!                      jump chatter; count; log, as far as the limit goes; drop
+//! admit                (link, source, destination, port) in a set → accept; ARP and neighbour solicitation of a
+//!                      pinned source → accept
+//! chatter              what the guest's kernel sends by itself → count apart, drop
 //! ```
 //!
 //! The kernel finds a link's chain by the link and looks tuples up by hash, so the cost of a packet does not depend
@@ -25,8 +27,8 @@ use nftables::types::NfFamily;
 
 use super::inner::neighbour_chatter;
 use super::rules::{
-    FenceTable, LogLimit, TableBuilder, accept, any_of, arrival_link, count, drop, field_is, jump, log,
-    meta_is, payload, protocol_is, removal, text, tuple_is_in,
+    FenceTable, LogLimit, TableBuilder, accept, address_is, advertised_is, arrival_link, count, drop,
+    field_is, jump, log, meta_is, payload, protocol_is, removal, text, tuple_is_in,
 };
 use super::{HostCounterReader, LogPrefix, Traffic, counters, nft};
 use crate::{Error, LogToken, SandboxName};
@@ -124,6 +126,7 @@ impl HostFence {
         table.counter("kernel_noise");
         table.plain_chain("admit");
         add_admission(&mut table);
+        table.plain_chain("chatter");
         add_chatter(&mut table);
 
         let names: std::collections::BTreeSet<&SandboxName> =
@@ -137,6 +140,12 @@ impl HostFence {
             let line = log(&LogPrefix::host(&guarded.name, guarded.token), self.limit.into);
             table.ingress_chain(chain.clone(), guarded.link.0.clone(), PRIORITY);
             table.rule(chain.clone(), "the one thing admitted", [jump("admit")]);
+            if let Admit::Proxy { source: IpAddr::V6(source), listen: SocketAddr::V6(_) } = guarded.admit {
+                let advertisement = field_is("icmpv6", "type", text("nd-neighbor-advert"));
+                let of_itself = [address_is("saddr", source), advertisement, advertised_is(source), accept()];
+                table.rule(chain.clone(), "being found by the host", of_itself);
+            }
+            table.rule(chain.clone(), "what is nobody's violation", [jump("chatter")]);
             table.rule(chain.clone(), "count exactly", [count(format!("dropped_{}", guarded.name))]);
             table.rule(
                 chain.clone(),
@@ -188,16 +197,17 @@ fn add_admission(table: &mut TableBuilder) {
     }
     let arp_source = [arrival_link(), payload("arp", "saddr ip")];
     table.rule("admit", "finding the host", [tuple_is_in(arp_source, "@source4"), accept()]);
-    let neighbours = field_is("icmpv6", "type", any_of(["nd-neighbor-solicit", "nd-neighbor-advert"]));
+    // An advertisement may speak of any address, whatever its source: it is judged in the link's own chain.
+    let solicitation = field_is("icmpv6", "type", text("nd-neighbor-solicit"));
     let source = [arrival_link(), payload("ip6", "saddr")];
-    table.rule("admit", "finding the host", [tuple_is_in(source, "@source6"), neighbours, accept()]);
+    table.rule("admit", "finding the host", [tuple_is_in(source, "@source6"), solicitation, accept()]);
 }
 
 /// What the kernel behind any link sends by itself: dropped as well, but nobody's violation and never logged. Here,
 /// unlike inside, nothing tells whether a process forged it.
 fn add_chatter(table: &mut TableBuilder) {
     for chatter in [neighbour_chatter(), protocol_is("igmp"), meta_is(MetaKey::Protocol, "arp")] {
-        table.rule("admit", "chatter of a kernel", [chatter, count("kernel_noise"), drop()]);
+        table.rule("chatter", "chatter of a kernel", [chatter, count("kernel_noise"), drop()]);
     }
 }
 

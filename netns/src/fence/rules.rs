@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::net::Ipv6Addr;
 
 use nftables::expr::{
-    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem,
+    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
+    PayloadRaw, SetItem,
 };
 use nftables::schema::{
     Chain, Counter, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetType, SetTypeValue, Table,
@@ -297,6 +299,18 @@ pub(super) fn field_is(
     right: Expression<'static>,
 ) -> Statement<'static> {
     is(payload(protocol, field), right)
+}
+
+/// A field of the IPv6 header is this address.
+pub(super) fn address_is(field: &'static str, address: Ipv6Addr) -> Statement<'static> {
+    field_is("ip6", field, text(address.to_string()))
+}
+
+/// The address a neighbour advertisement speaks of, behind its first eight octets (RFC 4861, 4.4). By its place, as older
+/// versions of nft have no name for it.
+pub(super) fn advertised_is(address: Ipv6Addr) -> Statement<'static> {
+    let target = PayloadRaw { base: PayloadBase::TH, offset: 64, len: 128 };
+    is(NamedExpression::Payload(Payload::PayloadRaw(target)), text(format!("{:#x}", address.to_bits())))
 }
 
 /// The tuple of `fields` is in `set` (written `@name`).

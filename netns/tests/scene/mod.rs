@@ -4,6 +4,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub(crate) mod bare;
+pub(crate) mod host;
 pub(crate) mod kmsg;
 
 use std::path::{Path, PathBuf};
