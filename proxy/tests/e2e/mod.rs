@@ -9,6 +9,7 @@
 
 #![allow(dead_code)] // each test file uses its part
 
+mod container;
 mod daemon;
 mod events;
 mod exec;
@@ -16,12 +17,14 @@ mod origin;
 mod programs;
 mod scene;
 mod talk;
+mod turns;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports)] // each test file uses its part
 pub(crate) use {
+    container::Container,
     daemon::{Daemon, Said},
     events::{Happening, assert_contract, assert_rfc_3339_micros},
     exec::{Exec, Outcome, Running},
@@ -29,6 +32,7 @@ pub(crate) use {
     programs::{node, program, python, run},
     scene::{PUBLIC_ADDRESS, STATE_DIR, Scene},
     talk::{Step, send, talk, until},
+    turns::{alone_with_the_host_fence, alone_with_the_kernel_log},
 };
 
 /// How long anything may take on a busy machine before a test gives up.
