@@ -89,6 +89,7 @@ fn act(cli: &Cli) -> Result<u8> {
             let machine = Machine::look();
             let seen = bypass.run(&contender::sluice_program(programs)?)?;
             show(cli, &machine, &seen, bypass::table)?;
+            keep(cli, &bypass.keeping, &machine, &seen, "bypass")?;
             Ok(code(seen.errors()))
         }
         Command::Once(workload) => {

@@ -215,7 +215,7 @@ fn describe(workload: &crate::workload::Workload) -> String {
     format!("{}: {}", workload.name(), pairs.join(", "))
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
     table

@@ -1,75 +1,66 @@
 //! `bench bypass`: what attempts to go around the proxy cost, and how soon they are told.
 //!
-//! Everything goes through the real `sluice exec`. Its workload is this very program in one of two parts: the *flood*
+//! Everything goes through the real `sluice exec` (`running.rs`). Its workload is this very program in one of its parts
+//! (`part.rs`): the *flood*
 //! connects directly from two threads as fast as it can, and says how often; the *probe* does so now and then, each time
 //! to another port, and says when each connect failed. The events file is watched meanwhile: when the line with a
 //! probe's port is there, the attempt is visible. What the bypass core costs is its thread's time by the kernel's own
-//! account (schedstat).
+//! account (schedstat). What the fence costs those who use the proxy is `fence.rs`.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{Read, Write, stdout};
-use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod fence;
+mod part;
+mod running;
+
+use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use clap::{Args, Subcommand};
+use anyhow::Result;
+use clap::Args;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::statistics::{Latency, latencies};
+use crate::cli::Keeping;
+use crate::report;
+use crate::statistics::Latency;
+use fence::{Beside, Paid};
+pub(crate) use part::Part;
+use running::Running;
 
-/// Where the attempts go: a documentation address, which no sandbox reaches.
-const DESTINATION: [u8; 4] = [192, 0, 2, 1];
-/// Ports of probes; the flood has one below.
-const PROBE_PORTS: std::ops::Range<u16> = 20_000..60_000;
-const FLOOD_PORT: u16 = 80;
-const PROBE_PAUSE: Duration = Duration::from_millis(20);
-/// How often the events file is looked at.
-const LOOK: Duration = Duration::from_micros(100);
-/// How long the daemon may take to tell the last of it.
-const TELLING: Duration = Duration::from_secs(20);
-
-/// How long, and of which program.
+/// How long, and how often.
 #[derive(Debug, Args)]
 pub(crate) struct Bypass {
     /// Seconds of every part
-    #[arg(long, default_value_t = 3)]
+    #[arg(id = "part_seconds", long = "part-seconds", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=30))]
     seconds: u64,
+    /// Rounds with and without the fence, of half a second for each work
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..100))]
+    rounds: u32,
     /// Read netlink messages instead of the kernel log
     #[arg(long)]
     nflog: bool,
-}
-
-/// The parts of the workload, run inside a sandbox.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Part {
-    /// Connect directly as fast as two threads can
-    Flood {
-        /// How long
-        seconds: u64,
-    },
-    /// Connect directly now and then
-    Probe {
-        /// How long
-        seconds: u64,
-    },
+    /// Where the JSON goes.
+    #[command(flatten)]
+    pub(crate) keeping: Keeping,
 }
 
 /// What was seen.
 #[derive(Debug, Serialize)]
 pub(crate) struct Seen {
     /// The probe alone on the machine.
-    pub(crate) idle: Probed,
-    /// The flood: with the log limit off.
-    pub(crate) unlimited: Flooded,
-    /// The flood: with the log limit as it is.
-    pub(crate) limited: Flooded,
-    /// The probe in another sandbox beside a flood under the limit.
-    pub(crate) beside: Probed,
+    idle: Probed,
+    /// A flood with the log limit off.
+    unlimited: Flooded,
+    /// A flood with the log limit as it is.
+    limited: Flooded,
+    /// The probe in another sandbox beside the first kind of flood.
+    beside_unlimited: Probed,
+    /// The same beside the second.
+    beside_limited: Probed,
+    /// What the fence costs traffic that uses the proxy.
+    fence: Paid,
+    /// The promises.
+    promises: Vec<Promise>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,193 +87,141 @@ pub(crate) struct Flooded {
     core_us_per_attempt: f64,
 }
 
+/// One promise, and what was seen of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Promise {
+    title: &'static str,
+    bound: String,
+    seen: f64,
+    unit: &'static str,
+    met: bool,
+}
+
+impl Promise {
+    fn at_most(title: &'static str, limit: f64, seen: Option<f64>, unit: &'static str) -> Self {
+        let seen = seen.unwrap_or(f64::INFINITY);
+        Self { title, bound: format!("≤ {limit} {unit}"), seen, unit, met: seen <= limit }
+    }
+
+    fn at_least(title: &'static str, limit: f64, seen: f64, unit: &'static str) -> Self {
+        Self { title, bound: format!("≥ {limit} {unit}"), seen, unit, met: seen >= limit }
+    }
+}
+
+/// The option of a sandbox whose fence may log all it refuses.
+const OFF: Option<&str> = Some("--log-limit=0");
+
+impl Bypass {
+    pub(crate) fn run(&self, sluice: &Path) -> Result<Seen> {
+        let folder = tempfile::tempdir()?;
+        let source = format!("--bypass-source={}", if self.nflog { "nflog" } else { "kmsg" });
+        let run = |name: &str, part: &str, seconds: u64, limit: Option<&str>| {
+            let mut options = vec![source.as_str()];
+            options.extend(limit);
+            let part = [part, &seconds.to_string()];
+            Running::start(sluice, &folder.path().join(name), &part, &options)
+        };
+        let seconds = self.seconds;
+        let beside = |name: &str, limit: Option<&str>| {
+            // Begins before the probe and ends after it.
+            let flood = run(&format!("flood-{name}"), "flood", seconds + 2, limit)?;
+            thread::sleep(Duration::from_secs(1));
+            let probed = run(&format!("beside-{name}"), "probe", seconds, None)?.probed()?;
+            flood.flooded(seconds + 2)?;
+            anyhow::Ok(probed)
+        };
+        let mut seen = Seen {
+            idle: run("idle", "probe", seconds, None)?.probed()?,
+            unlimited: run("unlimited", "flood", seconds, OFF)?.flooded(seconds)?,
+            limited: run("limited", "flood", seconds, None)?.flooded(seconds)?,
+            beside_unlimited: beside("unlimited", OFF)?,
+            beside_limited: beside("limited", None)?,
+            fence: fence::measure(sluice, folder.path(), self.rounds, 0.5)?,
+            promises: Vec::new(),
+        };
+        seen.promises = seen.judge();
+        Ok(seen)
+    }
+}
+
 impl Seen {
     /// Attempts that were not told or not attributed.
     pub(crate) fn errors(&self) -> u64 {
         let flooded =
             |seen: &Flooded| seen.attempts.abs_diff(seen.told) + seen.told.abs_diff(seen.attributed);
         let probed = |seen: &Probed| seen.attempts.abs_diff(seen.told) as u64;
-        flooded(&self.unlimited) + flooded(&self.limited) + probed(&self.idle) + probed(&self.beside)
+        [&self.unlimited, &self.limited].map(flooded).iter().sum::<u64>()
+            + [&self.idle, &self.beside_unlimited, &self.beside_limited].map(probed).iter().sum::<u64>()
+    }
+
+    /// The promises of cost, in their order.
+    fn judge(&self) -> Vec<Promise> {
+        let p99 = |seen: &Option<Latency>| seen.as_ref().map(|seen| seen.p99_us / 1e3);
+        let most = |seen: &Option<Latency>| seen.as_ref().map(|seen| seen.max_us / 1e3);
+        let share = |seen: &Flooded| 100.0 * seen.attributed as f64 / seen.attempts.max(1) as f64;
+        vec![
+            Promise::at_least(
+                "flood, log limit off: attempts",
+                25_000.0,
+                self.unlimited.attempts_per_s,
+                "a second",
+            ),
+            Promise::at_most("… log records lost", 0.0, Some(self.unlimited.lost as f64), "records"),
+            Promise::at_least("… attributed to a process", 100.0, share(&self.unlimited), "%"),
+            Promise::at_most(
+                "… CPU of the bypass core each",
+                6.0,
+                Some(self.unlimited.core_us_per_attempt),
+                "µs",
+            ),
+            Promise::at_most(
+                "… event of another sandbox, p99",
+                5.0,
+                p99(&self.beside_unlimited.visible),
+                "ms",
+            ),
+            Promise::at_most("… the slowest", 5.0, most(&self.beside_unlimited.visible), "ms"),
+            Promise::at_least("flood, log limit on: attributed", 100.0, share(&self.limited), "%"),
+            Promise::at_most(
+                "… CPU of the bypass core each",
+                6.0,
+                Some(self.limited.core_us_per_attempt),
+                "µs",
+            ),
+            Promise::at_most("… event of another sandbox, p99", 5.0, p99(&self.beside_limited.visible), "ms"),
+            Promise::at_most("… the slowest", 5.0, most(&self.beside_limited.visible), "ms"),
+            Promise::at_most("idle host: event visible, p99", 1.0, p99(&self.idle.visible), "ms"),
+            Promise::at_most("… the refused connect, p99", 1.0, p99(&self.idle.connect), "ms"),
+            Promise::at_most("… the slowest", 1.0, most(&self.idle.connect), "ms"),
+            // "Nothing measurable": within what the same work differs by from one run to the next.
+            Promise::at_most(
+                "CONNECT, with the fence over without",
+                1.03,
+                Some(self.fence.connect.ratio.of_medians),
+                "",
+            ),
+            Promise::at_most(
+                "ping-pong, with the fence over without",
+                1.03,
+                Some(self.fence.ping_pong.ratio.of_medians),
+                "",
+            ),
+        ]
     }
 }
 
-impl Bypass {
-    pub(crate) fn run(&self, sluice: &Path) -> Result<Seen> {
-        let folder = tempfile::tempdir()?;
-        let run = |name: &str, part: &str, options: &[&str]| {
-            Running::start(self, sluice, &folder.path().join(name), part, options)
-        };
-        let idle = run("idle", "probe", &[])?.probed()?;
-        let unlimited = run("unlimited", "flood", &["--log-limit=0"])?.flooded(self.seconds)?;
-        let limited = run("limited", "flood", &[])?.flooded(self.seconds)?;
-        let flood = run("flood", "flood", &[])?;
-        let beside = run("beside", "probe", &[])?.probed()?;
-        flood.flooded(self.seconds)?;
-        Ok(Seen { idle, unlimited, limited, beside })
-    }
-}
-
-/// A sandbox with a part in it.
-struct Running {
-    exec: Child,
-    events: PathBuf,
-}
-
-impl Running {
-    fn start(bypass: &Bypass, sluice: &Path, events: &Path, part: &str, options: &[&str]) -> Result<Self> {
-        let source = if bypass.nflog { "nflog" } else { "kmsg" };
-        let own = std::env::current_exe()?;
-        let exec = Command::new(sluice)
-            .args(["exec", "--policy=open", "--no-summary", &format!("--bypass-source={source}")])
-            .args(options)
-            .arg("--events")
-            .arg(events)
-            .arg("--")
-            .arg(own)
-            .args(["bypass-part", part, &bypass.seconds.to_string()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", sluice.display()))?;
-        Ok(Self { exec, events: events.to_owned() })
-    }
-
-    /// Watches the events until the part has ended; gives when each destination port was first seen, in ns of
-    /// CLOCK_MONOTONIC, and the time of the bypass core's thread.
-    fn watch(&mut self) -> Result<(HashMap<u16, u64>, u64)> {
-        let (mut seen, mut core_ns) = (HashMap::new(), 0);
-        let (mut file, mut rest) = (None, Vec::new());
-        let begun = Instant::now();
-        let thread = self.core_thread();
-        let mut looked = Instant::now();
-        loop {
-            let ended = self.exec.try_wait()?.is_some();
-            if file.is_none() {
-                file = File::open(&self.events).ok();
-            }
-            if let Some(file) = &mut file {
-                file.read_to_end(&mut rest)?;
-            }
-            let now_ns = now_ns();
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = rest.drain(..=end).collect();
-                let event: serde_json::Value = serde_json::from_slice(&line)?;
-                if let Some(port) = event["dst_port"].as_u64().and_then(|port| u16::try_from(port).ok()) {
-                    seen.entry(port).or_insert(now_ns);
-                }
-            }
-            if looked.elapsed() > Duration::from_millis(20) {
-                core_ns = thread.as_deref().and_then(run_ns).unwrap_or(core_ns);
-                looked = Instant::now();
-            }
-            if ended {
-                return Ok((seen, core_ns));
-            }
-            ensure!(begun.elapsed() < TELLING * 3, "the sandbox does not end");
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// The folder of the bypass core's thread under `/proc`.
-    fn core_thread(&self) -> Option<PathBuf> {
-        let tasks = PathBuf::from(format!("/proc/{}/task", self.exec.id()));
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(2) {
-            let entries = fs::read_dir(&tasks).ok()?;
-            let named = |path: &PathBuf| {
-                fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == "sluice-bypass")
-            };
-            if let Some(found) = entries.filter_map(|entry| Some(entry.ok()?.path())).find(named) {
-                return Some(found);
-            }
-            thread::sleep(LOOK);
-        }
-        None
-    }
-
-    fn said(&mut self) -> Result<String> {
-        let mut said = String::new();
-        self.exec.stdout.take().context("no output")?.read_to_string(&mut said)?;
-        Ok(said)
-    }
-
-    fn probed(mut self) -> Result<Probed> {
-        let (seen, _) = self.watch()?;
-        let (mut connect, mut visible) = (latencies(), latencies());
-        let (mut attempts, mut told) = (0, 0);
-        for line in self.said()?.lines() {
-            let numbers: Vec<u64> = line.split(' ').filter_map(|number| number.parse().ok()).collect();
-            let [port, begun_ns, failed_ns] = *numbers.as_slice() else { continue };
-            attempts += 1;
-            connect.record(failed_ns.saturating_sub(begun_ns))?;
-            if let Some(seen_ns) = u16::try_from(port).ok().and_then(|port| seen.get(&port)) {
-                told += 1;
-                visible.record(seen_ns.saturating_sub(failed_ns))?;
-            }
-        }
-        ensure!(attempts > 0, "the probe said nothing: run as root, see `sluice doctor`");
-        Ok(Probed { attempts, told, connect: Latency::of(&connect), visible: Latency::of(&visible) })
-    }
-
-    fn flooded(mut self, seconds: u64) -> Result<Flooded> {
-        let (_, core_ns) = self.watch()?;
-        let said = self.said()?;
-        let attempts: u64 =
-            said.trim().parse().context("the flood said nothing: run as root, see `sluice doctor`")?;
-        let (mut told, mut attributed, mut lost) = (0, 0, 0);
-        for line in fs::read_to_string(&self.events)?.lines() {
-            let event: serde_json::Value = serde_json::from_str(line)?;
-            let count = event["count"].as_u64().unwrap_or(0);
-            match event["event"].as_str() {
-                Some("bypass.detected") => {
-                    told += count;
-                    attributed += if event["process"].is_object() { count } else { 0 };
-                }
-                Some("monitor.lost") => lost += count,
-                _ => {}
-            }
-        }
-        let core_us_per_attempt = core_ns as f64 / 1e3 / attempts.max(1) as f64;
-        let attempts_per_s = attempts as f64 / seconds.max(1) as f64;
-        Ok(Flooded { attempts, attempts_per_s, told, attributed, lost, core_us_per_attempt })
-    }
-}
-
-impl Part {
-    /// Plays the part, inside a sandbox.
-    pub(crate) fn play(&self) -> Result<()> {
-        match *self {
-            Self::Flood { seconds } => {
-                let flood = move || {
-                    let (begun, address) = (Instant::now(), SocketAddr::from((DESTINATION, FLOOD_PORT)));
-                    let mut attempts = 0_u64;
-                    while begun.elapsed() < Duration::from_secs(seconds) {
-                        attempts += u64::from(TcpStream::connect(address).is_err());
-                    }
-                    attempts
-                };
-                let threads: Vec<_> = (0..2).map(|_| thread::spawn(flood)).collect();
-                let attempts: u64 = threads.into_iter().filter_map(|thread| thread.join().ok()).sum();
-                println!("{attempts}");
-            }
-            Self::Probe { seconds } => {
-                let begun = Instant::now();
-                for port in PROBE_PORTS.take_while(|_| begun.elapsed() < Duration::from_secs(seconds)) {
-                    let begun_ns = now_ns();
-                    let refused = TcpStream::connect(SocketAddr::from((DESTINATION, port))).is_err();
-                    let failed_ns = now_ns();
-                    ensure!(refused, "a direct connect went through");
-                    writeln!(stdout(), "{port} {begun_ns} {failed_ns}")?;
-                    thread::sleep(PROBE_PAUSE);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The table of what was seen.
+/// The tables of what was seen.
 pub(crate) fn table(seen: &Seen) -> String {
+    let mut verdicts = report::table(&["promise", "target", "seen", ""]);
+    for promise in &seen.promises {
+        verdicts.add_row([
+            promise.title.to_owned(),
+            promise.bound.clone(),
+            format!("{:.2} {}", promise.seen, promise.unit),
+            if promise.met { "met" } else { "MISSED" }.to_owned(),
+        ]);
+    }
+    let met = seen.promises.iter().filter(|promise| promise.met).count();
     let flood = |name: &str, seen: &Flooded| {
         format!(
             "{name}: {} attempts ({:.0}/s), {} told, {} attributed, {} log records lost, {:.2} µs of the bypass core each\n",
@@ -297,10 +236,8 @@ pub(crate) fn table(seen: &Seen) -> String {
     let probe = |name: &str, seen: &Probed| {
         let of = |latency: &Option<Latency>| {
             latency.as_ref().map_or_else(String::new, |latency| {
-                format!(
-                    "p50 {:.0} µs, p99 {:.0} µs, most {:.0} µs",
-                    latency.p50_us, latency.p99_us, latency.max_us
-                )
+                let Latency { p50_us, p99_us, max_us, .. } = latency;
+                format!("p50 {p50_us:.0} µs, p99 {p99_us:.0} µs, most {max_us:.0} µs")
             })
         };
         let (connect, visible) = (of(&seen.connect), of(&seen.visible));
@@ -309,18 +246,24 @@ pub(crate) fn table(seen: &Seen) -> String {
             seen.told, seen.attempts
         )
     };
+    let beside = |name: &str, seen: &Beside| {
+        let Beside { with_us, without_us, ratio } = seen;
+        format!(
+            "{name}, CPU of client and proxy: {:.1} µs with the fence, {:.1} without; {:.3} (rounds {:.2} … {:.2})\n",
+            with_us.median, without_us.median, ratio.of_medians, ratio.per_round.min, ratio.per_round.max
+        )
+    };
     [
+        format!("{verdicts}\n{met} of {} met\n\n", seen.promises.len()),
         probe("idle host", &seen.idle),
         flood("flood, log limit off", &seen.unlimited),
         flood("flood, log limit on", &seen.limited),
-        probe("another sandbox beside the flood", &seen.beside),
+        probe("another sandbox beside a flood, log limit off", &seen.beside_unlimited),
+        probe("another sandbox beside a flood, log limit on", &seen.beside_limited),
+        beside("CONNECT + 1 byte + close", &seen.fence.connect),
+        beside("ping-pong of 64 B", &seen.fence.ping_pong),
     ]
     .concat()
-}
-
-/// Nanoseconds a thread has run.
-fn run_ns(thread: &Path) -> Option<u64> {
-    fs::read_to_string(thread.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
 }
 
 fn now_ns() -> u64 {
