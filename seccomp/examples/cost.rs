@@ -44,6 +44,8 @@ fn start_up() {
             let mut wanted = Launch::new("/bin/true");
             wanted.namespaces = namespaces;
             wanted.witness = true;
+            // Whence it is started may be below /tmp.
+            wanted.cwd = Some("/".into());
             launch(&wanted).unwrap().wait().unwrap();
         })
     };
