@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use e2e::*;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// Files by GET, an answer to POST, and a WebSocket that echoes.
 const SERVER: &str = r"
@@ -55,17 +54,7 @@ impl Secure {
     fn start(scene: &Scene) -> Self {
         let dir = scene.dir().to_owned();
         let path = |name: &str| dir.join(name);
-        let key = KeyPair::generate().expect("a key");
-        let mut root = CertificateParams::default();
-        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        root.distinguished_name.push(DnType::CommonName, "the root of a test");
-        fs::write(path("root.pem"), root.self_signed(&key).expect("a root").pem()).expect("write the root");
-        let issuer = Issuer::new(root, key);
-        let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(["origin.test".to_owned()]).expect("a name");
-        let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
-        fs::write(path("leaf.pem"), leaf.pem()).expect("write the certificate");
-        fs::write(path("leaf.key"), key.serialize_pem()).expect("write the key");
+        make_certificates(&dir);
         fs::create_dir_all(path("files")).expect("make the folder");
         fs::write(path("files/hello"), "hello from inside\n").expect("write a file");
         let mut child = Command::new(python())

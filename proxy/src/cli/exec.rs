@@ -65,7 +65,7 @@ fn run_command(args: ExecArgs) -> Result<u8, Failure> {
         Failure::new(exit::CONFIG, anyhow!("the policy {source} cannot be used"))
     })?;
     let confinement = &loaded.file.confinement;
-    let trust = trust(&args.upstream_ca, Oldest::parse(&args.tls_min).unwrap_or_default())?;
+    let trust = trust(&args.upstream_ca, Oldest::parse(&args.tls_min).unwrap_or_default(), true)?;
     let permit_special = parse_ranges(&args.permit_special)?;
     let name = args.name.clone().unwrap_or_else(|| format!("exec-{}", std::process::id()));
     let name: SandboxName =
@@ -239,10 +239,10 @@ pub(super) fn clear_away(state_dir: &Path) {
 }
 
 /// Whom origins are trusted by where TLS is looked into.
-pub(super) fn trust(files: &[PathBuf], oldest: Oldest) -> Result<Arc<Trust>, Failure> {
+pub(super) fn trust(files: &[PathBuf], oldest: Oldest, http2: bool) -> Result<Arc<Trust>, Failure> {
     let roots = Roots::load(files).map_err(|error| Failure::new(exit::CONFIG, error))?;
     let trust = Trust::new(roots, oldest).map_err(|error| Failure::new(exit::INTERNAL, error))?;
-    Ok(Arc::new(trust))
+    Ok(Arc::new(trust.with_http2(http2)))
 }
 
 fn parse_ranges(texts: &[String]) -> Result<Vec<IpNet>, Failure> {

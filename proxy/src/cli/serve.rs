@@ -74,7 +74,8 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     // First of all: whoever has it is the one daemon that touches what is in the state directory.
     let mut socket = AdminSocket::bind(&config.admin_socket)?;
     let metrics_address = config.metrics.map(bind_metrics).transpose()?;
-    let trust = exec::trust(&config.upstream_ca, config.tls_oldest).map_err(|failure| failure.error)?;
+    let trust = exec::trust(&config.upstream_ca, config.tls_oldest, config.tls_http2)
+        .map_err(|failure| failure.error)?;
     let hardening = config.hardening.map_or_else(confined::mode_of_environment, Ok);
     let hardening = hardening.map_err(|error| anyhow!("{error}"))?;
     let plan = Plan { trust, hardening, ..plan(config) };

@@ -158,7 +158,7 @@ fn addresses(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {
 
 /// `tls`: whom origins are trusted by and what is spoken, where TLS is looked into.
 fn tls(reader: &mut Reader<'_>, top: &Fields<'_>, (file, files): (&Path, Files<'_>), config: &mut Config) {
-    let keys = &["upstream_ca", "min_version"];
+    let keys = &["upstream_ca", "min_version", "http2"];
     let Some(fields) = top.get("tls").and_then(|node| reader.mapping(node, keys)) else { return };
     if let Some(list) = fields.get("upstream_ca") {
         let folder = file.parent().unwrap_or(Path::new(""));
@@ -174,6 +174,9 @@ fn tls(reader: &mut Reader<'_>, top: &Fields<'_>, (file, files): (&Path, Files<'
     if let Some(node) = fields.get("min_version") {
         let versions = &[("1.2", Oldest::Tls12), ("1.3", Oldest::Tls13)];
         config.tls_oldest = reader.choice(node, versions).unwrap_or_default();
+    }
+    if let Some(node) = fields.get("http2") {
+        config.tls_http2 = reader.choice(node, &[("on", true), ("off", false)]).unwrap_or(true);
     }
 }
 

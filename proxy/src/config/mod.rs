@@ -66,6 +66,8 @@ pub struct Config {
     pub upstream_ca: Vec<PathBuf>,
     /// `tls.min_version`.
     pub tls_oldest: Oldest,
+    /// `tls.http2`: whether it is spoken inside TLS where client and origin both do.
+    pub tls_http2: bool,
     /// How far Sluice confines itself; absent: as `SLUICE_HARDENING` says, else `enforce`.
     pub hardening: Option<Mode>,
     /// The `timeouts` and `limits` blocks.
@@ -199,6 +201,7 @@ impl Default for Config {
             refusal_hint: None,
             upstream_ca: Vec::new(),
             tls_oldest: Oldest::default(),
+            tls_http2: true,
             hardening: None,
             limits: Limits::default(),
             sandboxes: Vec::new(),

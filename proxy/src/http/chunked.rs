@@ -299,7 +299,7 @@ fn behind_quoted(mut rest: &[u8]) -> Result<&[u8], Fault> {
 
 /// Whether a trailer field is forwarded. One that frames or routes the message is an attack; one that means this hop
 /// only, or that a receiver might merge into the head to its harm (RFC 9110 section 6.5.1), is left out.
-fn may_travel(name: &[u8], nominated: &Nominated) -> Result<bool, Fault> {
+pub(super) fn may_travel(name: &[u8], nominated: &Nominated) -> Result<bool, Fault> {
     match Known::of(name) {
         Some(Known::ContentLength | Known::TransferEncoding | Known::Disguised | Known::Host) => {
             Err(Fault::TrailerForbidden)

@@ -76,6 +76,8 @@ pub enum Fault {
     Host,
     /// Inside a tunnel, a `Host` or target that is not the tunnel's.
     HostMismatch,
+    /// Not the HTTP/2 that was agreed on.
+    Http2,
     // The target.
     /// A form this method does not have.
     TargetForm,
@@ -167,6 +169,7 @@ impl Fault {
             HostRepeated => (400, "host_repeated", "more than one Host field"),
             Host => (400, "host", "the Host field is malformed"),
             HostMismatch => (400, "host_mismatch", "the request names another host than its tunnel"),
+            Http2 => (400, "http2", "what came is not the HTTP/2 that was agreed on"),
             TargetForm => (400, "target_form", "the request target has no form this method allows"),
             TargetOctet => (400, "target_octet", "the request target holds a character that must be percent-encoded"),
             Fragment => (400, "fragment", "the request target holds a fragment"),

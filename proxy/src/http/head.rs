@@ -67,6 +67,8 @@ pub enum Version {
     Http10,
     /// HTTP/1.1
     Http11,
+    /// HTTP/2, whose heads are read in the words of HTTP/1.1 ([`super::two`]).
+    Http2,
 }
 
 impl Version {
@@ -137,7 +139,7 @@ impl RequestHead {
     /// Whether another request may follow on this connection. Never with HTTP/1.0: a proxy keeps no connection open
     /// to such a client, whatever it asks for (RFC 9112 section 9.3).
     pub fn is_persistent(&self) -> bool {
-        self.version == Version::Http11 && !self.connection.close
+        self.version != Version::Http10 && !self.connection.close
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as pure functions over bytes.
+//! HTTP as pure functions over bytes: HTTP/1.1, and the heads of HTTP/2 in its words.
 //!
 //! Owns what a request, a response and their bodies are on the wire, and what Sluice itself answers. Bytes (and, where
 //! one is needed, the time) come in, values go out. It never touches a socket, a clock or a file, never panics on what
@@ -7,7 +7,7 @@
 //! The life of a request: [`head`] finds its end and checks every line · [`framing`] says how long the body is ·
 //! [`target`] says where it goes · (policy and the dial happen elsewhere) · [`rewrite`] writes the head for the next
 //! hop · [`chunked`] walks a chunked body · [`response`] reads the origin's answer · [`rewrite`] writes it for the
-//! client. Whatever goes wrong is a [`fault`] in the bytes or another [`reject::Reject`], and [`answer`] writes it.
+//! client. [`two`] puts the heads of HTTP/2 into these words and back. Whatever goes wrong is a [`fault`] in the bytes or another [`reject::Reject`], and [`answer`] writes it.
 //!
 //! One rule holds throughout: what could be read in two ways is refused, not repaired, so that the same bytes are
 //! never one message to Sluice and another to the next hop.
@@ -24,3 +24,4 @@ pub mod reject;
 pub mod response;
 pub mod rewrite;
 pub mod target;
+pub mod two;

@@ -204,6 +204,7 @@ fn write_via(out: &mut Vec<u8>, received: Version, via: Option<&Pseudonym>) {
         out.extend_from_slice(match received {
             Version::Http10 => b"Via: 1.0 ",
             Version::Http11 => b"Via: 1.1 ",
+            Version::Http2 => b"Via: 2 ",
         });
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\r\n");

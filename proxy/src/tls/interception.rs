@@ -21,8 +21,9 @@ use crate::pace::Pace;
 pub const LEAVES_PER_S: u64 = 100;
 /// Origins whose sessions a sandbox can resume.
 const SESSIONS_MAX: usize = 256;
-/// The one protocol that is understood inside.
+/// The protocols that are understood inside (ALPN).
 const HTTP_11: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
 
 /// The oldest TLS version spoken, on both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub struct Trust {
     verifier: Arc<dyn ServerCertVerifier>,
     roots: Roots,
     oldest: Oldest,
+    http2: bool,
 }
 
 impl Trust {
@@ -66,7 +68,7 @@ impl Trust {
     pub fn new(roots: Roots, oldest: Oldest) -> Result<Self, AuthorityError> {
         let provider = Arc::new(ring::default_provider());
         let verifier = roots.verifier(Arc::clone(&provider)).map_err(AuthorityError::of)?;
-        Ok(Self { provider, verifier, roots, oldest })
+        Ok(Self { provider, verifier, roots, oldest, http2: true })
     }
 
     /// Trusts nobody, for an appliance that looks into nothing.
@@ -74,7 +76,13 @@ impl Trust {
         let roots = Roots::default();
         let provider = Arc::new(ring::default_provider());
         let verifier = Roots::nobody(Arc::clone(&provider));
-        Self { provider, verifier, roots, oldest: Oldest::default() }
+        Self { provider, verifier, roots, oldest: Oldest::default(), http2: true }
+    }
+
+    /// Whether HTTP/2 may be spoken inside; it may unless this says otherwise.
+    #[must_use]
+    pub fn with_http2(self, http2: bool) -> Self {
+        Self { http2, ..self }
     }
 
     /// The authorities.
@@ -83,13 +91,26 @@ impl Trust {
     }
 }
 
+/// One configuration with HTTP/1.1 alone and one with HTTP/2 before it; tickets and sessions are the same.
+struct Both<T> {
+    only_http1: Arc<T>,
+    with_http2: Arc<T>,
+}
+
+impl<T> Both<T> {
+    fn get(&self, http2: bool) -> &Arc<T> {
+        if http2 { &self.with_http2 } else { &self.only_http1 }
+    }
+}
+
 /// The interception of one sandbox.
 pub struct Interception {
     /// Differs from every other of this process.
     id: u64,
     authority: Authority,
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    server: Both<ServerConfig>,
+    client: Both<ClientConfig>,
+    http2: bool,
     budget: Option<Pace>,
 }
 
@@ -119,11 +140,16 @@ impl Interception {
             .with_no_client_auth();
         client.alpn_protocols = vec![HTTP_11.to_vec()];
         client.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        let both = || vec![HTTP_2.to_vec(), HTTP_11.to_vec()];
+        let (mut server_with_http2, mut client_with_http2) = (server.clone(), client.clone());
+        server_with_http2.alpn_protocols = both();
+        client_with_http2.alpn_protocols = both();
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             authority: Authority::new(name, names, now)?,
-            server: Arc::new(server),
-            client: Arc::new(client),
+            server: Both { with_http2: Arc::new(server_with_http2), only_http1: Arc::new(server) },
+            client: Both { with_http2: Arc::new(client_with_http2), only_http1: Arc::new(client) },
+            http2: trust.http2,
             budget: Pace::new(LEAVES_PER_S),
         })
     }
@@ -138,14 +164,19 @@ impl Interception {
         &self.authority
     }
 
-    /// How its clients are talked to.
-    pub fn server(&self) -> &Arc<ServerConfig> {
-        &self.server
+    /// How its clients are talked to; `http2`: they may choose it.
+    pub fn server(&self, http2: bool) -> &Arc<ServerConfig> {
+        self.server.get(http2)
     }
 
-    /// How its origins are talked to.
-    pub fn client(&self) -> &Arc<ClientConfig> {
-        &self.client
+    /// How its origins are talked to; `http2`: they may choose it.
+    pub fn client(&self, http2: bool) -> &Arc<ClientConfig> {
+        self.client.get(http2)
+    }
+
+    /// Whether HTTP/2 is spoken where client and origin both do.
+    pub fn speaks_http2(&self) -> bool {
+        self.http2
     }
 
     /// Sets the price of one leaf aside at `now`, if the budget has it.

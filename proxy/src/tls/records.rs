@@ -126,6 +126,16 @@ impl Records {
         self.connection.writer().write(plain).unwrap_or(0)
     }
 
+    /// The same of several pieces in a row, which share their records.
+    pub fn seal_pieces(&mut self, plain: &[io::IoSlice<'_>]) -> usize {
+        self.connection.writer().write_vectored(plain).unwrap_or(0)
+    }
+
+    /// Whether HTTP/2 was agreed on (ALPN).
+    pub fn speaks_h2(&self) -> bool {
+        self.connection.alpn_protocol() == Some(b"h2")
+    }
+
     /// Whether sealed octets wait to be sent.
     pub fn has_sealed(&self) -> bool {
         self.connection.wants_write()

@@ -25,7 +25,7 @@ fn client_of(interception: &Interception) -> Arc<ClientConfig> {
 
 fn server_of(interception: &Interception) -> Records {
     let leaf = interception.authority().sign(&Host::parse(b"a.example").unwrap(), SystemTime::now()).unwrap();
-    Records::server(Arc::clone(interception.server()), leaf.certified).unwrap()
+    Records::server(Arc::clone(interception.server(false)), leaf.certified).unwrap()
 }
 
 /// Everything one end has to send.

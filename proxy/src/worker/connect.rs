@@ -251,7 +251,9 @@ impl<C: Side> Session<C> {
         }
         pump(&self.core.means, from, to, flow, vigil).await
     }
+}
 
+impl<C> Session<C> {
     /// The two accounts of a relay: to the destination and to the client.
     pub(super) fn flows(&self) -> (Flow<'_>, Flow<'_>) {
         let measures = self.sandbox.measures();

@@ -396,6 +396,6 @@ impl<C: Leg> Answer<'_, '_, C> {
     fn tell(&self, status: Option<u16>) {
         let Exchange { session, destination, upstream, granted, told, .. } = self.exchange;
         told.set(true);
-        session.tell_request(destination, upstream, granted, (self.head, self.request), status);
+        session.tell_request(destination, upstream.address, granted, (self.head, self.request), status);
     }
 }

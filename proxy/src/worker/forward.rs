@@ -13,10 +13,10 @@ use super::session::{Leg, Next, Received, Session};
 use super::watchdog::Cause;
 use crate::destination::Destination;
 use crate::http::fault::Fault;
-use crate::http::head::RequestReader;
+use crate::http::head::{RequestHead, RequestReader};
 use crate::http::reject::Reject;
 use crate::http::rewrite;
-use crate::http::target::{self, Path, Target};
+use crate::http::target::{self, Path, Scheme, Target};
 use crate::policy::{self, Ask, Permit, Policy, Request};
 
 /// Where the requests of a connection go.
@@ -99,7 +99,8 @@ impl<C: Leg> Session<C> {
         let may_repeat = received.head.method.is_idempotent() && received.head.framing.is_empty();
         let mut fresh = false;
         loop {
-            let (permit, asked, head) = self.judge(received, destination, &policy, route)?;
+            let (permit, asked, head) =
+                self.judge((&received.head, &received.inbox), destination, &policy, (route, C::SCHEME))?;
             let granted = Granted::of(&permit);
             let kept =
                 if fresh { None } else { self.core.reuse(C::upstreams(&self.core), &self.sandbox, &permit) };
@@ -133,18 +134,19 @@ impl<C: Leg> Session<C> {
             }
         }
     }
+}
 
+impl<C> Session<C> {
     /// The decision, what was asked, and the head the origin gets.
-    fn judge<'a>(
+    pub(super) fn judge<'a>(
         &'a self,
-        received: &'a Received,
+        (head, octets): (&'a RequestHead, &'a [u8]),
         destination: &'a Destination,
         policy: &'a Policy,
-        route: Route,
+        (route, scheme): (Route, Scheme),
     ) -> Result<(Permit<'a>, Request<'a>, Buffer), Refusal> {
-        let (head, octets) = (&received.head, received.inbox.as_slice());
         let path = match route {
-            Route::Tunnel => target::in_tunnel(head, octets, destination, C::SCHEME)?,
+            Route::Tunnel => target::in_tunnel(head, octets, destination, scheme)?,
             Route::Anywhere => match target::on_proxy(head, octets)? {
                 Target::Forward(_, path) => path,
                 Target::Tunnel(_) => return Err(Fault::NestedConnect.into()),
@@ -156,7 +158,7 @@ impl<C: Leg> Session<C> {
         let mut out = self.core.means.buffers.take();
         let how = rewrite::Upstream {
             destination,
-            default_port: C::SCHEME.default_port(),
+            default_port: scheme.default_port(),
             path: Path { path: permit.rewritten_path().unwrap_or(path.path), query: path.query },
             via: Some(&self.core.pseudonym),
             upgrade: true,

@@ -4,11 +4,12 @@
 //! plaintext, over TLS connections to the origin that are verified, resumed and kept. Nothing is said to the origin
 //! before a request has been allowed.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig};
 
 use super::Core;
 use super::buffers::Buffer;
@@ -92,8 +93,12 @@ impl Session<Socket> {
             Err(reject) => return self.refuse_hello(destination, reject),
         };
         let leaf = self.core.leaves.get(interception, host, reservation, &self.core.measures).await;
+        // What is spoken with the client is what the origin speaks.
+        let offers_h2 = matches!(&hello, Hello::Read(ClientHello { offers_h2: true, .. }));
+        let mirrored = if offers_h2 { Box::pin(self.mirror(interception, destination)).await } else { None };
         let records = leaf.and_then(|leaf| {
-            Records::server(Arc::clone(interception.server()), leaf).map_err(|_| Reject::Internal)
+            let config = interception.server(mirrored.is_some());
+            Records::server(Arc::clone(config), leaf).map_err(|_| Reject::Internal)
         });
         let client = match records {
             Ok(records) => Tls::new(&self.client, records, self.core.means.sealed.clone()),
@@ -109,29 +114,42 @@ impl Session<Socket> {
         drop(early);
         self.core.measures.tls_clients.done(client.is_resumed());
         let since = Instant::now();
-        let mut inside = Session {
-            core: self.core.clone(),
-            sandbox: Arc::clone(&self.sandbox),
-            client,
-            peer: self.peer,
-            local: self.local,
-            watch: self.watch.clone(),
-            caller: self.caller.take(),
-            destination: None,
-        };
-        let next = inside.serve_tunnel(None, destination).await;
-        inside.watch.arm(LINGER, Aim::Both);
-        inside.client.say_last().await;
-        if next == Next::Linger {
-            linger(&inside.core, &inside.client, &inside.watch).await;
+        let caller = self.caller.take();
+        let (quiet, caller) = if let Some(origin) = mirrored.filter(|_| client.speaks_h2()) {
+            let client = Rc::new(client);
+            let (next, caller) = Box::pin(self.serve_h2(&client, caller, destination, origin)).await;
+            (self.part(&client, next).await, caller)
         } else {
-            let _ = inside.client.shutdown_write();
-        }
-        let silent = !inside.client.has_heard() && !inside.client.is_resumed();
-        if silent && since.elapsed() < LEFT_AT_ONCE && inside.watch.cause().is_none() {
-            inside.tell_broken_off(destination, granted, &BrokenOff::left());
+            let mut inside = Session {
+                core: self.core.clone(),
+                sandbox: Arc::clone(&self.sandbox),
+                client,
+                peer: self.peer,
+                local: self.local,
+                watch: self.watch.clone(),
+                caller,
+                destination: None,
+            };
+            let next = inside.serve_tunnel(None, destination).await;
+            (self.part(&inside.client, next).await, inside.caller.take())
+        };
+        self.caller = caller;
+        if quiet && since.elapsed() < LEFT_AT_ONCE && self.watch.cause().is_none() {
+            self.tell_broken_off(destination, granted, &BrokenOff::left());
         }
         Next::Close
+    }
+
+    /// Ends the client's TLS. Says whether nothing has ever come out of it, although a certificate was shown.
+    async fn part(&self, client: &Tls<&Socket>, next: Next) -> bool {
+        self.watch.arm(LINGER, Aim::Both);
+        client.say_last().await;
+        if next == Next::Linger {
+            linger(&self.core, client, &self.watch).await;
+        } else {
+            let _ = client.shutdown_write();
+        }
+        !client.has_heard() && !client.is_resumed()
     }
 
     /// Refuses the TLS of a tunnel before it has begun.
@@ -228,26 +246,25 @@ impl Leg for Tls<&Socket> {
         let name = server_name(&permit.destination().host).ok_or(Reject::Internal)?;
         // The connection that was dialled for the tunnel; it may have been closed while nobody spoke.
         if let Some(dialled) = core.reuse(&core.dialled, sandbox, &permit) {
-            match session.secure(interception, name.clone(), dialled).await {
+            match session.secure(interception.client(false), name.clone(), dialled).await {
                 Err(Refusal { reject: Reject::OriginTls(Problem::Closed), .. }) => {}
                 secured => return secured,
             }
         }
         let dialled = core.dial(permit).await?;
-        session.secure(interception, name, dialled).await
+        session.secure(interception.client(false), name, dialled).await
     }
 }
 
-impl Session<Tls<&Socket>> {
+impl<C> Session<C> {
     /// Shakes hands with an origin.
-    async fn secure(
+    pub(super) async fn secure(
         &self,
-        interception: &Interception,
+        config: &Arc<ClientConfig>,
         name: ServerName<'static>,
         dialled: Upstream<Socket>,
     ) -> Result<Upstream<Tls<Socket>>, Refusal> {
-        let records =
-            Records::client(Arc::clone(interception.client()), name).map_err(|_| Reject::Internal)?;
+        let records = Records::client(Arc::clone(config), name).map_err(|_| Reject::Internal)?;
         let address = dialled.address;
         let side = Tls::new(dialled.side, records, self.core.means.sealed.clone());
         self.watch.set_upstream(Some(&side));
@@ -271,7 +288,7 @@ impl Session<Tls<&Socket>> {
     }
 }
 
-fn server_name(host: &Host) -> Option<ServerName<'static>> {
+pub(super) fn server_name(host: &Host) -> Option<ServerName<'static>> {
     match host {
         Host::Name(name) => ServerName::try_from(name.to_string()).ok(),
         Host::Ip(ip) => Some(ServerName::from(*ip)),

@@ -5,7 +5,7 @@
 //! `session.rs` reads heads and asks who (`who.rs`) and whether (`policy::decide`); `dial.rs` resolves, checks every
 //! address and connects, the worker's cache and the control plane helping; `connect.rs` answers a CONNECT and hands the
 //! two sockets to `relay.rs`, `screen.rs` looking at the client's ClientHello first. Where requests are judged in a
-//! tunnel, `intercept.rs` ends its TLS (`tls.rs`, with certificates from `leaves.rs`). `forward.rs` judges requests and
+//! tunnel, `intercept.rs` ends its TLS (`tls.rs`, with certificates from `leaves.rs`); HTTP/2 in it is served by `h2/`. `forward.rs` judges requests and
 //! `exchange.rs` passes each on, its bodies by `body.rs`, over pooled upstream connections (`upstream.rs`).
 //! `watchdog.rs` ends what takes too long, `live.rs` what a new policy denies; `mailbox.rs` is how the other threads reach a worker.
 
@@ -16,6 +16,7 @@ mod connect;
 mod dial;
 mod exchange;
 mod forward;
+mod h2;
 mod intercept;
 mod leaves;
 mod live;
@@ -229,6 +230,8 @@ pub(crate) struct Core {
     pub(crate) dialled: upstream::Upstreams<socket::Socket>,
     pub(crate) tls_upstreams: upstream::Upstreams<tls::Tls<socket::Socket>>,
     pub(crate) leaves: leaves::Leaves,
+    /// Origins that speak no HTTP/2.
+    pub(crate) without_h2: h2::Without,
     pub(crate) scans: Pending<Arc<Identity>>,
     pub(crate) hashes: Pending<Option<Digest>>,
     pub(crate) images: Arc<Images>,
@@ -279,6 +282,7 @@ fn run(
         dialled: upstream::Upstreams::new(Arc::clone(&settings.limits)),
         tls_upstreams: upstream::Upstreams::new(Arc::clone(&settings.limits)),
         leaves: leaves::Leaves::new(settings.signer, sender.clone()),
+        without_h2: h2::Without::default(),
         scans: Pending::default(),
         hashes: Pending::default(),
         images: settings.images,
@@ -372,6 +376,7 @@ impl Core {
                 self.tls_upstreams.forget(&sandbox);
                 if let Some(interception) = sandbox.interception() {
                     self.leaves.forget(interception);
+                    self.without_h2.forget(interception);
                 }
             }
             Message::Rejudge(changed) => self.rejudge(&changed),

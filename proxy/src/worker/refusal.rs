@@ -88,7 +88,7 @@ impl Refusal {
     /// What the client may do about it.
     pub(super) fn hint(
         &self,
-        session: &Session<impl Side>,
+        session: &Session<impl Sized>,
         destination: Option<&Destination>,
     ) -> Option<String> {
         if let Some(deny) = &self.deny {
@@ -166,15 +166,30 @@ impl<C: Side> Session<C> {
         request: Option<(&RequestHead, &[u8])>,
         refusal: &Refusal,
     ) -> bool {
+        let mut out = self.core.means.buffers.take();
+        let closes = self.write_refusal(&mut out, destination, method, request, refusal);
+        self.client.write_all(&out).await.is_err() || closes
+    }
+}
+
+impl<C> Session<C> {
+    /// Tells of a refusal and appends its answer. Says whether the connection ends with it.
+    pub(super) fn write_refusal(
+        &self,
+        out: &mut Vec<u8>,
+        destination: Option<&Destination>,
+        method: Option<Method>,
+        request: Option<(&RequestHead, &[u8])>,
+        refusal: &Refusal,
+    ) -> bool {
         let hint = refusal.hint(self, destination);
         self.tell_refused(destination, method, request, refusal, hint.as_deref());
-        let mut out = self.core.means.buffers.take();
         // What has run out of time once is not armed anew: its watch has told it to end.
         let persistent = self.watch.cause().is_none()
             && request.is_some_and(|(head, _)| head.framing.is_empty() && head.is_persistent());
         let shown = destination.map(ToString::to_string);
-        let closes = if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
-            answer::write_options(&mut out, now(), !persistent);
+        if refusal.reject == Reject::LastHop && method == Some(Method::Options) {
+            answer::write_options(out, now(), !persistent);
             !persistent
         } else {
             let details = Details {
@@ -183,9 +198,8 @@ impl<C: Side> Session<C> {
                 destination: shown.as_deref(),
                 hint: hint.as_deref(),
             };
-            answer::write(&mut out, refusal.reject, method, &details, now(), !persistent)
-        };
-        self.client.write_all(&out).await.is_err() || closes
+            answer::write(out, refusal.reject, method, &details, now(), !persistent)
+        }
     }
 }
 

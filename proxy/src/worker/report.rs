@@ -107,7 +107,7 @@ impl<C> Session<C> {
     pub(super) fn tell_request(
         &self,
         destination: &Destination,
-        upstream: &Upstream<impl Side>,
+        address: SocketAddr,
         granted: &Granted,
         request: (&RequestHead, &[u8]),
         status: Option<u16>,
@@ -115,7 +115,7 @@ impl<C> Session<C> {
         self.sandbox.measures().requests_allowed.increment(1);
         let host = text_of(&destination.host);
         let mut event = self.event(Kind::RequestAllowed, destination, &host);
-        event.dst_ip = Some(upstream.address.ip());
+        event.dst_ip = Some(address.ip());
         event.action = Some(granted.action());
         event.rule = granted.rule();
         event.reason = granted.audited.or(Some("policy"));
@@ -156,11 +156,21 @@ impl<C> Session<C> {
 
     /// A tunnel whose requests were judged has been ended by a new policy.
     pub(super) fn tell_ended(&self, destination: &Destination) {
-        let host = text_of(&destination.host);
         let detail = self.watch.standing.verdict();
+        self.tell_ended_for(destination, Cause::PolicyChanged.reason(), detail.as_deref());
+    }
+
+    /// A tunnel whose requests were judged has been ended by us, for a reason that no refused request tells.
+    pub(super) fn tell_ended_for(
+        &self,
+        destination: &Destination,
+        reason: &'static str,
+        detail: Option<&str>,
+    ) {
+        let host = text_of(&destination.host);
         let mut event = self.event(Kind::TunnelClosed, destination, &host);
-        event.reason = Some(Cause::PolicyChanged.reason());
-        event.detail = detail.as_deref();
+        event.reason = Some(reason);
+        event.detail = detail;
         self.sandbox.reporter().report(&event, Urgency::Lazy);
     }
 

@@ -243,7 +243,9 @@ impl<C: Side> Session<C> {
             }
         }
     }
+}
 
+impl<C> Session<C> {
     /// Counts one request against the sandbox' rate.
     pub(super) fn within_rate(&self) -> Result<(), Refusal> {
         if self.sandbox.may_request(since_start) { Ok(()) } else { Err(Reject::TooManyRequests.into()) }

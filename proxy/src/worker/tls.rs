@@ -91,6 +91,21 @@ impl<S: Borrow<Socket>> Tls<S> {
         self.heard.get() || self.records.borrow().has_plain()
     }
 
+    /// Whether HTTP/2 was agreed on.
+    pub(super) fn speaks_h2(&self) -> bool {
+        self.records.borrow().speaks_h2()
+    }
+
+    /// Writes what fits of several pieces in a row: `None` when nothing does.
+    pub(super) fn try_write_pieces(&self, from: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        if !self.send_some()? {
+            return Ok(None);
+        }
+        let count = self.records.borrow_mut().seal_pieces(from);
+        self.send_some()?;
+        Ok(Some(count))
+    }
+
     /// Says the last word and sees it off, unless what was said must not look whole.
     pub(super) async fn say_last(&self) {
         if !self.cut.get() {

@@ -4,8 +4,10 @@
 //! those left when the worker or their sandbox stops, and those whose client is gone while nobody reads it.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -87,6 +89,10 @@ pub(crate) struct Watch {
     /// TCP is to keep both sides alive, from the next sweep on.
     keep_alive: Cell<bool>,
     cause: Cell<Option<Cause>>,
+    /// One request of several on its connection: it is told, and no socket is shut down.
+    shares: bool,
+    /// Who waits to be told.
+    told: Cell<Option<Waker>>,
     clock: Rc<Cell<u64>>,
     /// How far behind the clock may be: what is armed between two sweeps must not expire early.
     late: u64,
@@ -133,21 +139,20 @@ impl Watchdog {
     /// Watches a connection of the client socket `client`, whose owner drops both without a wait between: the descriptor is
     /// used for as long as the watch lives.
     pub(crate) fn watch<T>(&self, client: &impl AsRawFd, owner: *const T, lifetime: Duration) -> Rc<Watch> {
-        let watch = Rc::new(Watch {
-            deadline: Cell::new(u64::MAX),
+        self.add(Watch {
             end: Cell::new(self.after(lifetime)),
-            aim: Cell::new(Aim::Both),
-            heed: Cell::new(Heed::Nothing),
-            unread: Cell::new(0),
-            client: client.as_raw_fd(),
-            upstream: Cell::new(None),
-            keep_alive: Cell::new(false),
-            cause: Cell::new(None),
-            clock: Rc::clone(&self.clock),
-            late: millis(self.every),
-            owner: owner.cast(),
-            standing: Standing::default(),
-        });
+            ..Watch::of(client.as_raw_fd(), owner.cast(), Rc::clone(&self.clock), millis(self.every))
+        })
+    }
+
+    /// Watches one request of several on a watched connection, which it must not outlive.
+    pub(crate) fn watch_shared(&self, connection: &Watch) -> Rc<Watch> {
+        let Watch { client, owner, late, .. } = *connection;
+        self.add(Watch { shares: true, ..Watch::of(client, owner, Rc::clone(&self.clock), late) })
+    }
+
+    fn add(&self, watch: Watch) -> Rc<Watch> {
+        let watch = Rc::new(watch);
         self.watches.borrow_mut().push(Rc::downgrade(&watch));
         watch
     }
@@ -227,6 +232,27 @@ impl Watchdog {
 }
 
 impl Watch {
+    /// Of something without any bound yet.
+    fn of(client: RawFd, owner: *const (), clock: Rc<Cell<u64>>, late: u64) -> Self {
+        Self {
+            deadline: Cell::new(u64::MAX),
+            end: Cell::new(u64::MAX),
+            aim: Cell::new(Aim::Both),
+            heed: Cell::new(Heed::Nothing),
+            unread: Cell::new(0),
+            client,
+            upstream: Cell::new(None),
+            keep_alive: Cell::new(false),
+            cause: Cell::new(None),
+            shares: false,
+            told: Cell::default(),
+            clock,
+            late,
+            owner,
+            standing: Standing::default(),
+        }
+    }
+
     /// Must be done within `within`, or the sockets of `aim` are shut down. Zero means no limit.
     pub(crate) fn arm(&self, within: Duration, aim: Aim) {
         self.aim.set(aim);
@@ -281,6 +307,18 @@ impl Watch {
         self.cause.get()
     }
 
+    /// Waits until the connection, or the one request of it, is to end. One waits at a time.
+    pub(crate) async fn stopped(&self) -> Cause {
+        poll_fn(|cx| {
+            if let Some(cause) = self.cause.get() {
+                return Poll::Ready(cause);
+            }
+            self.told.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Which sandbox it belongs to; to be compared only.
     pub(crate) fn owner(&self) -> *const () {
         self.owner
@@ -291,6 +329,12 @@ impl Watch {
         self.cause.set(Some(cause));
         self.deadline.set(u64::MAX);
         self.end.set(self.end.get().min(self.clock.get().saturating_add(millis(LAST_WORDS))));
+        if let Some(told) = self.told.take() {
+            told.wake();
+        }
+        if self.shares {
+            return;
+        }
         let aim = self.aim.get();
         match aim {
             Aim::ClientRead => shut(self.client, Shutdown::Read),
@@ -355,6 +399,20 @@ mod tests {
             watchdog.sweep();
         }
         watch.cause()
+    }
+
+    #[test]
+    fn a_request_that_shares_its_connection_ends_alone() {
+        let (client, _peer) = pair();
+        let watchdog = Watchdog::new(Duration::from_millis(40));
+        let connection = watch(&watchdog, &client);
+        let (one, other) = (watchdog.watch_shared(&connection), watchdog.watch_shared(&connection));
+        one.arm(Duration::from_millis(40), Aim::Both);
+        assert_eq!(swept(&watchdog, &one, Duration::from_secs(10)), Some(Cause::Expired));
+        assert_eq!((other.cause(), connection.cause()), (None, None));
+        assert!(connection.client_is_connected());
+        watchdog.stop_all(Some(std::ptr::null::<()>()), Cause::Stopping);
+        assert_eq!((other.cause(), one.cause()), (Some(Cause::Stopping), Some(Cause::Expired)));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(super) struct Facts {
 const NAMED_MAX: usize = 32;
 
 /// A caller as policy and events need it.
+#[derive(Clone)]
 pub(super) struct Caller {
     facts: Facts,
     named: Option<Rc<Named>>,
@@ -93,6 +94,13 @@ impl Named {
 }
 
 impl<C> Session<C> {
+    /// Has this session's watch stand for its caller, who was found out by another session of the same connection.
+    pub(super) fn stand_for_caller(&self) {
+        if let Some(caller) = &self.caller {
+            self.watch.standing.set_who(caller.facts.clone());
+        }
+    }
+
     /// Finds out who is asking, unless that is known well enough for the policy, or not wanted.
     pub(super) async fn identify(&mut self, policy: &Policy) {
         let need = need_of(policy);

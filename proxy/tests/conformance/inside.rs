@@ -115,6 +115,8 @@ pub(crate) struct Inside {
     pub(crate) resumed: bool,
     /// The name the client asked for; on the origin's side.
     pub(crate) sni: Option<String>,
+    /// The protocol that was agreed on.
+    pub(crate) alpn: Option<Vec<u8>>,
     /// The certificate that was shown; on the client's side.
     pub(crate) shown: Option<CertificateDer<'static>>,
 }
@@ -160,9 +162,10 @@ fn shake(mut stream: TcpStream, mut connection: Connection) -> std::io::Result<I
     };
     let shown =
         connection.peer_certificates().and_then(|chain| chain.first()).map(|c| c.clone().into_owned());
+    let alpn = connection.alpn_protocol().map(Into::into);
     let (near, far) = pair();
     std::thread::spawn(move || carry(stream, connection, far));
-    Ok(Inside { peer: Peer::new(near), resumed, sni, shown })
+    Ok(Inside { peer: Peer::new(near), resumed, sni, alpn, shown })
 }
 
 fn pair() -> (TcpStream, TcpStream) {

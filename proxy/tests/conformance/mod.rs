@@ -5,7 +5,7 @@
 //! one all tests of a file share; [`Proxy::connect`] is the client, a [`Peer`] (`peer.rs`); [`Origin`] (`origin.rs`)
 //! listens where the client is sent and accepts one [`Peer`] per connection the proxy dials. A test then says what each
 //! side sends and what each side must hear, in order, in one thread. `hello.rs` writes TLS ClientHellos, `inside.rs`
-//! speaks TLS for either end, `file.rs` serves files to real clients and `tls.rs` does so over HTTPS.
+//! speaks TLS for either end, `two.rs` HTTP/2 in it, `file.rs` serves files to real clients and `tls.rs` does so over HTTPS.
 //!
 //! Nothing here knows how Sluice works inside: what is checked is bytes on sockets, events in the file, and the account
 //! the kernel keeps of the process.
@@ -20,6 +20,7 @@ mod origin;
 mod peer;
 mod proxy;
 pub(crate) mod tls;
+pub(crate) mod two;
 
 use std::time::Duration;
 

@@ -2,13 +2,14 @@
 //!
 //! A test starts with a [`Scene`] (`scene.rs`): a mount namespace in which `/etc/hosts`, `/etc/resolv.conf` and
 //! `/run/sluice` are the test's own, so that tests run side by side. It puts origins on loopback addresses
-//! (`origin.rs`), runs `sluice exec` (`exec.rs`) with programs found on this machine (`programs.rs`) or in octets (`talk.rs`), and looks at what
+//! (`origin.rs`; with `certificates.rs` for TLS), runs `sluice exec` (`exec.rs`) with programs found on this machine (`programs.rs`) or in octets (`talk.rs`), and looks at what
 //! came out: exit code, output, and events, each held against the contract (`events.rs`).
 //!
 //! The tests make namespaces, so they need root, and fail without it.
 
 #![allow(dead_code)] // each test file uses its part
 
+mod certificates;
 mod container;
 mod daemon;
 mod events;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 #[allow(unused_imports)] // each test file uses its part
 pub(crate) use {
+    certificates::make_certificates,
     container::Container,
     daemon::{Daemon, Said},
     events::{Happening, assert_contract, assert_rfc_3339_micros},

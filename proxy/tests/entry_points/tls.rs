@@ -32,8 +32,8 @@ pub(crate) fn records(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else { return };
     let (piece, room) = (usize::from(first) + 1, usize::from(first & 15));
     let mut ends = [
-        Records::server(Arc::clone(interception.server()), Arc::clone(leaf)).expect("a server"),
-        Records::client(Arc::clone(interception.client()), "a.example".try_into().expect("a name"))
+        Records::server(Arc::clone(interception.server(false)), Arc::clone(leaf)).expect("a server"),
+        Records::client(Arc::clone(interception.client(false)), "a.example".try_into().expect("a name"))
             .expect("a client"),
     ];
     let mut into = [0; 16];
