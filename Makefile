@@ -24,7 +24,8 @@ test: test-packages ## Every test, as root, in namespaces they make themselves
 build: ## The release binary, in target/release/sluice
 	@cargo build --release --bin sluice
 
-bench: run-packages ## Every cost beside its yardstick, about ten minutes on a quiet machine
+bench: ## Every cost beside its yardstick, about ten minutes on a quiet machine
+	@$(call install,$(RUN_PACKAGES) iproute2)
 	@cargo build --release -p sluice -p sluice-bench
 	@$(SUDO) $(dir $(BIN))sluice-bench --nice -20 targets --peers
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" cargo run -q --release -p sluice-seccomp --example cost

@@ -133,6 +133,30 @@ fn a_user_really_drops_everything() {
 }
 
 #[test]
+fn secure_bits_core_limit_session_and_death_signal_are_set() {
+    const SCRIPT: &str = "
+import ctypes, os, resource
+prctl, word = ctypes.CDLL(None).prctl, ctypes.c_int()
+prctl(2, ctypes.byref(word))
+print(prctl(27), resource.getrlimit(resource.RLIMIT_CORE), os.getsid(0) == os.getpid(), word.value)";
+    for namespaces in BOTH {
+        // Uid 0 means nothing, no user change fixes anything up, nothing is ambient, each locked; root programs need the bits.
+        for (user, secure_bits) in [(Some(User::new(1234, 1234)), 0xef), (None, 0)] {
+            let mut wanted = command(&["/usr/bin/python3", "-c", SCRIPT]);
+            wanted.namespaces = namespaces;
+            wanted.user = user;
+            // In a pid namespace the init has the death signal, and its end ends all.
+            let signal = if namespaces.pids { 0 } else { libc::SIGKILL };
+            assert_eq!(
+                run(&wanted).text(),
+                format!("{secure_bits} (0, 0) True {signal}\n"),
+                "{namespaces:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn root_keeps_the_documented_capabilities_through_execve() {
     let expected = sluice_seccomp::KEPT_BY_ROOT.iter().fold(0u64, |set, kept| set | 1 << kept.number);
     for namespaces in BOTH {
