@@ -46,9 +46,10 @@ pub const ALERT_FIRST: Duration = Duration::from_micros(50);
 /// itself wakes the monitor at the next timer tick (4 ms at HZ=250, 10 ms at HZ=100).
 pub const ALERT_LAST: Duration = Duration::from_micros(3200);
 
-/// Attempts in one look from which on the monitor takes it for a flood and stays alert: woken by timer ticks
-/// alone (every 4 ms), it would find half the ring written over at 100,000 lines a second.
-pub const FLOOD_ATTEMPTS: u64 = 16;
+/// How long attempts gather after a look that found some. Woken for each, the monitor would spend twice as much on waking
+/// up as on its work in a flood; woken by timer ticks alone (every 4 ms), it would find half the ring written over at
+/// 100,000 lines a second. An event is promised within 1 ms.
+pub const ALERT_REST: Duration = Duration::from_micros(500);
 
 /// Priority (nice value) of the monitor's thread. The log's ring holds some 10 ms of a flood; on a host whose
 /// cores are all busy, a thread of ordinary priority may wait longer than that for its turn.

@@ -17,7 +17,7 @@ use super::place;
 use super::sources::{Kmsg, Nflog, SourceId, Turn, monotonic_us};
 use super::{MonitorError, Settings, Sink};
 use crate::kmsg;
-use crate::limits::{FLOOD_ATTEMPTS, NFLOG_LAST_TURNS};
+use crate::limits::NFLOG_LAST_TURNS;
 use crate::loss::Sequence;
 use crate::nflog;
 
@@ -39,6 +39,8 @@ pub(super) struct Driver<S> {
     kmsg: Option<(Kmsg, bool)>,
     nflog: Vec<(Nflog, bool)>,
     alert: Alert,
+    /// A nudge came while the alert rests. Those after it are not even sent: a flood does not wake this thread.
+    held_nudge: bool,
     /// Who waits for the next time that all sources are empty.
     drains: Vec<SyncSender<()>>,
     tick: Duration,
@@ -86,6 +88,7 @@ impl<S: Sink> Driver<S> {
             kmsg: kmsg.map(|kmsg| (kmsg, true)),
             nflog: Vec::new(),
             alert: Alert::new(settings.poll)?,
+            held_nudge: false,
             drains: Vec::new(),
             tick: settings.tick,
             next_tick: Box::pin(sleep_until(Instant::now() + settings.tick)),
@@ -112,9 +115,7 @@ impl<S: Sink> Driver<S> {
     /// Gives every due source its turn.
     fn look(&mut self) -> io::Result<()> {
         let before = self.counters.totals().attempts;
-        if let Some((kmsg, due)) = self.kmsg.as_mut().filter(|(_, due)| *due) {
-            *due = kmsg.turn(&mut self.sink, &self.counters)? == Turn::More;
-        }
+        self.look_at_kmsg(before)?;
         let (sink, counters) = (&mut self.sink, &self.counters);
         self.nflog.retain_mut(|(nflog, due)| {
             // One namespace's trouble is not the others'.
@@ -122,12 +123,25 @@ impl<S: Sink> Driver<S> {
             *due = matches!(turn, Ok(Turn::More));
             turn.map_err(|error| fail(nflog.id, &error, sink, counters)).is_ok()
         });
-        let attempts = self.counters.totals().attempts - before;
-        self.news |= attempts > 0;
-        if attempts >= FLOOD_ATTEMPTS && self.kmsg.is_some() {
-            self.alert.raise()?;
-        }
+        self.news |= self.counters.totals().attempts > before;
         Ok(())
+    }
+
+    fn look_at_kmsg(&mut self, before: u64) -> io::Result<()> {
+        let Some((kmsg, due)) = self.kmsg.as_mut().filter(|(_, due)| *due) else { return Ok(()) };
+        let held = std::mem::take(&mut self.held_nudge);
+        if held {
+            self.counters.nudge_arrived();
+        }
+        *due = kmsg.turn(&mut self.sink, &self.counters)? == Turn::More;
+        if self.counters.totals().attempts > before {
+            // Where one attempt was there are more: let them gather.
+            self.alert.rest()
+        } else if held {
+            self.alert.raise()
+        } else {
+            Ok(())
+        }
     }
 
     /// Carries out what other threads asked for.
@@ -141,6 +155,7 @@ impl<S: Sink> Driver<S> {
     fn carry_out(&mut self, command: Command<S>) -> io::Result<()> {
         match command {
             Command::Stop => self.stopping = true,
+            Command::Nudge if self.alert.is_resting() => self.held_nudge = true,
             Command::Nudge => {
                 self.counters.nudge_arrived();
                 // NFLOG wakes its readers at once.
