@@ -2,7 +2,9 @@
 
 mod e2e;
 
-use e2e::{BODY, Container, Daemon, HttpOrigin, Scene, alone_with_the_host_fence, eventually};
+use std::process::{Command, Stdio};
+
+use e2e::{BODY, Container, Daemon, HttpOrigin, Scene, Secure, alone_with_the_host_fence, eventually};
 
 #[test]
 fn a_foreign_namespace_has_the_proxy_and_nothing_else_until_it_is_given_back() {
@@ -46,6 +48,40 @@ fn a_foreign_namespace_has_the_proxy_and_nothing_else_until_it_is_given_back() {
     daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
     assert!(container.reaches_the_host(), "it was not given back");
     assert_eq!(scene.remains(), Vec::<String>::new());
+}
+
+/// What runs in it was started by somebody else: it trusts the files that `attach` names, mounted into it.
+#[test]
+fn an_attached_namespace_is_looked_into_by_the_files_that_attach_names() {
+    let scene = Scene::new();
+    let origin = Secure::start(&scene);
+    let container = Container::start();
+    let daemon = Daemon::start(&scene, &origin.trusted());
+    let policy = scene.file("p.yaml", &origin.policy("protocol: rest, access: read-only"));
+    let attach =
+        ["sandbox", "attach", "box", "--pid", &container.pid(), "--policy", policy.to_str().unwrap()];
+    let said = daemon.ask(&attach).ended_with(0);
+    let tls = daemon.ask_json(&["sandbox", "show", "box"])["tls"].clone();
+    let bundle = tls["bundle"].as_str().unwrap();
+    assert!(said.stdout.contains(bundle), "{}", said.stdout);
+    let (pid, url) = (container.pid(), origin.url("/hello"));
+    let curl = |variables: &[(&str, &str)], more: &[&str]| {
+        let mut curl = Command::new("nsenter");
+        curl.args(["-n", "-t", &pid, "curl", "-sS", "-m", "20", "-x", "http://10.200.0.1:3128", &url])
+            .args(more);
+        curl.envs(variables.iter().copied()).stdin(Stdio::null());
+        let output = scene.inside(|| curl.output()).expect("nsenter");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let trusting = [("CURL_CA_BUNDLE", bundle)];
+    assert_eq!(curl(&trusting, &[]), (Some(0), "hello from inside\n".to_owned()));
+    let refused = curl(&trusting, &["-d", "x=1"]);
+    assert!(refused.1.contains(r#""reason":"method_not_allowed""#), "{refused:?}");
+    // Without them it refuses the certificate, and that is told.
+    assert_eq!(curl(&[], &[]).0, Some(60));
+    eventually("it is told", || !daemon.events_of("tls.failed", "box").is_empty());
+    daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
+    assert!(scene.inside(|| std::fs::metadata(bundle)).is_err(), "the files outlive the sandbox");
 }
 
 #[test]

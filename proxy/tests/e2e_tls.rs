@@ -4,101 +4,11 @@
 mod e2e;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use e2e::*;
-
-/// Files by GET, an answer to POST, and a WebSocket that echoes.
-const SERVER: &str = r"
-import base64, functools, hashlib, http.server, ssl, struct, sys
-class Handler(http.server.SimpleHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def log_message(self, *words): pass
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get('Content-Length', 0)))
-        self.send_response(200); self.send_header('Content-Length', '0'); self.end_headers()
-    def do_GET(self):
-        key = self.headers.get('Sec-WebSocket-Key')
-        if not key: return super().do_GET()
-        digest = hashlib.sha1(key.encode() + b'258EAFA5-E914-47DA-95CA-C5AB0DC85B11').digest()
-        self.send_response(101); self.send_header('Upgrade', 'websocket'); self.send_header('Connection', 'Upgrade')
-        self.send_header('Sec-WebSocket-Accept', base64.b64encode(digest).decode()); self.end_headers()
-        self.close_connection = True
-        while True:
-            head = self.rfile.read(2)
-            if len(head) < 2: return
-            mask = self.rfile.read(4)
-            text = bytes(b ^ mask[i % 4] for i, b in enumerate(self.rfile.read(head[1] & 127)))
-            self.wfile.write(bytes([head[0], len(text)]) + text); self.wfile.flush()
-            if head[0] & 15 == 8: return
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[1], sys.argv[2])
-server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=sys.argv[3]))
-server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-print(server.server_address[1], flush=True)
-server.serve_forever()
-";
-
-/// An HTTPS origin `origin.test` under a root of the test's own; it ends when this is dropped.
-struct Secure {
-    child: Child,
-    port: u16,
-    dir: PathBuf,
-}
-
-impl Secure {
-    /// Serves what is in `files` of the scene.
-    fn start(scene: &Scene) -> Self {
-        let dir = scene.dir().to_owned();
-        let path = |name: &str| dir.join(name);
-        make_certificates(&dir);
-        fs::create_dir_all(path("files")).expect("make the folder");
-        fs::write(path("files/hello"), "hello from inside\n").expect("write a file");
-        let mut child = Command::new(python())
-            .args(["-c", SERVER])
-            .args([path("leaf.pem"), path("leaf.key"), path("files")])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("python3");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("a port");
-        Self { child, port: line.trim().parse().expect("a port"), dir }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("https://origin.test:{}{path}", self.port)
-    }
-
-    /// A run under a policy with this endpoint, the root being one of the operator's.
-    fn exec<'a>(&self, scene: &'a Scene, endpoint: &str) -> Exec<'a> {
-        let policy = format!(
-            "version: 1\nnetwork_policies:\n  test:\n    endpoints:\n      - {{host: origin.test, port: {}, {endpoint}}}\n",
-            self.port
-        );
-        let root = self.dir.join("root.pem");
-        scene
-            .exec()
-            .policy(&policy)
-            .permit_loopback()
-            .option("--upstream-ca")
-            .option(root.to_str().expect("UTF-8"))
-    }
-
-    fn read_only<'a>(&self, scene: &'a Scene) -> Exec<'a> {
-        self.exec(scene, "protocol: rest, access: read-only")
-    }
-}
-
-impl Drop for Secure {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Python packages that the tests need, from whatever index pip is set up for.
 fn packages() -> &'static str {
@@ -137,7 +47,7 @@ fn curl_and_wget_get_and_are_told_why_they_may_not_post() {
 fn a_client_that_pins_is_hinted_and_tls_skip_shows_it_the_origins_own_certificate() {
     let scene = Scene::new();
     let origin = Secure::start(&scene);
-    let root = origin.dir.join("root.pem");
+    let root = origin.dir().join("root.pem");
     // Trusts the origin's authority alone, as a client that pins does.
     let pinned = ["curl", "-sS", "--cacert", root.to_str().expect("UTF-8"), &origin.url("/hello")];
     let outcome = origin.read_only(&scene).run(&pinned).ended_with(60);
@@ -154,8 +64,8 @@ fn a_client_that_pins_is_hinted_and_tls_skip_shows_it_the_origins_own_certificat
 fn another_name_inside_tls_is_refused() {
     let scene = Scene::new();
     let origin = Secure::start(&scene);
-    let fronted = format!("https://other.test:{}/hello", origin.port);
-    let to = format!("other.test:{0}:origin.test:{0}", origin.port);
+    let fronted = format!("https://other.test:{}/hello", origin.port());
+    let to = format!("other.test:{0}:origin.test:{0}", origin.port());
     let outcome = origin.read_only(&scene).run(&["curl", "-sS", "-k", "--connect-to", &to, &fronted]);
     assert_ne!(outcome.code, 0, "{outcome}");
     assert_eq!(outcome.the("connect.denied")["reason"], "sni_mismatch");
@@ -223,11 +133,11 @@ fn git_clones_from_a_server_of_files() {
     let origin = Secure::start(&scene);
     let script = "cd files && git init -q work && cd work && git -c user.name=a -c user.email=a@b commit -q --allow-empty \
                   -m first && cd .. && git clone -q --bare work repo.git && cd repo.git && git update-server-info";
-    let made = Command::new("sh").args(["-c", script]).current_dir(&origin.dir).status().expect("sh");
+    let made = Command::new("sh").args(["-c", script]).current_dir(origin.dir()).status().expect("sh");
     assert!(made.success());
     let outcome = origin.read_only(&scene).run(&["git", "clone", "-q", &origin.url("/repo.git"), "clone"]);
     let outcome = outcome.ended_with(0);
-    assert!(origin.dir.join("clone/.git").is_dir(), "{outcome}");
+    assert!(origin.dir().join("clone/.git").is_dir(), "{outcome}");
     assert!(outcome.events_of("request.allowed").len() > 2, "{outcome}");
 }
 
@@ -235,7 +145,7 @@ fn git_clones_from_a_server_of_files() {
 fn pip_and_npm_ask_mirrors() {
     let scene = Scene::new();
     let origin = Secure::start(&scene);
-    let files = origin.dir.join("files");
+    let files = origin.dir().join("files");
     let wheel = "demo_pkg-1.0-py3-none-any.whl";
     let index = files.join("simple/demo-pkg");
     fs::create_dir_all(&index).expect("make the index");
@@ -254,7 +164,7 @@ fn pip_and_npm_ask_mirrors() {
     let line: Vec<&str> =
         pip.into_iter().chain(["--disable-pip-version-check", "-i", &simple, "demo-pkg"]).collect();
     let outcome = origin.read_only(&scene).run(&line).ended_with(0);
-    assert!(origin.dir.join("got").join(wheel).is_file(), "{outcome}");
+    assert!(origin.dir().join("got").join(wheel).is_file(), "{outcome}");
 
     let package = r#"{"name":"demo-pkg","dist-tags":{"latest":"1.2.3"},"versions":{"1.2.3":{"name":"demo-pkg","version":"1.2.3"}}}"#;
     fs::write(files.join("demo-pkg"), package).expect("write the package");
@@ -281,7 +191,7 @@ fn java_trusts_the_authority_too() {
 fn a_renegotiation_is_not_taken_part_in() {
     let scene = Scene::new();
     let origin = Secure::start(&scene);
-    let at = format!("origin.test:{}", origin.port);
+    let at = format!("origin.test:{}", origin.port());
     let openssl = format!(
         "(printf 'R\\n'; sleep 1; printf 'GET /hello HTTP/1.0\\r\\n\\r\\n'; sleep 1) | \
          openssl s_client -tls1_2 -proxy 10.200.0.1:3128 -connect {at} -servername origin.test 2>&1"
@@ -300,4 +210,44 @@ fn a_workload_that_is_not_looked_into_has_its_environment_to_itself() {
     let set = "env | grep -c /run/sluice-ca";
     let outcome = scene.exec().open().run(&["sh", "-c", set]);
     assert_eq!(outcome.text(), "0\n", "{outcome}");
+}
+
+#[test]
+fn a_command_in_a_sandbox_of_the_daemons_is_looked_into_and_its_authority_is_shown() {
+    let scene = Scene::new();
+    let origin = Secure::start(&scene);
+    let daemon = Daemon::start(&scene, &origin.trusted());
+    let judged = scene.file("p.yaml", &origin.policy("protocol: rest, access: read-only"));
+    daemon.ask(&["sandbox", "create", "a", "--policy", judged.to_str().unwrap()]).ended_with(0);
+    let url = origin.url("/hello");
+    let curl = ["sandbox", "exec", "a", "--", "curl", "-sS", "-m", "20", &url];
+    assert_eq!(daemon.ask(&curl).ended_with(0).stdout, "hello from inside\n");
+    let said = daemon.ask(&[&curl[..], &["-d", "x=1"]].concat()).ended_with(0);
+    assert!(said.stdout.contains(r#""reason":"method_not_allowed""#), "{}", said.stdout);
+    let event = &daemon.events_of("request.denied", "a")[0];
+    assert_eq!((&event["method"], &event["path"]), (&"POST".into(), &"/hello".into()), "{event}");
+
+    let tls = daemon.ask_json(&["sandbox", "show", "a"])["tls"].clone();
+    assert_eq!(tls["used"], true, "{tls}");
+    let (fingerprint, ca) = (tls["fingerprint"].as_str().unwrap(), tls["ca"].as_str().unwrap());
+    let openssl = ["x509", "-noout", "-fingerprint", "-sha256", "-enddate", "-in", ca];
+    let said = scene.inside(|| Command::new("openssl").args(openssl).output()).expect("openssl");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains(fingerprint), "{fingerprint} is not in {said}");
+    let year = &tls["expires"].as_str().unwrap()[..4];
+    assert!(said.contains(year), "{tls}: {said}");
+    let file = scene.inside(|| fs::read_to_string(ca)).expect("the certificate");
+    assert_eq!(tls["certificate"].as_str().unwrap().trim(), file.trim());
+    for file in ["bundle", "truststore"] {
+        let path = tls[file].as_str().unwrap();
+        assert!(scene.inside(|| fs::metadata(path)).is_ok_and(|file| file.len() > 500), "{path}");
+    }
+    let said = daemon.ask(&["sandbox", "show", "a"]).ended_with(0);
+    assert!(said.stdout.contains(fingerprint) && said.stdout.contains(ca), "{}", said.stdout);
+
+    let raw = scene.file("raw.yaml", &origin.policy("tls: skip"));
+    daemon.ask(&["policy", "set", "a", raw.to_str().unwrap()]).ended_with(0);
+    assert_eq!(daemon.ask_json(&["sandbox", "show", "a"])["tls"]["used"], false);
+    // The origin's own certificate, of an authority that the sandbox does not know.
+    daemon.ask(&curl).ended_with(60);
 }

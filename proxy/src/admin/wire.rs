@@ -221,6 +221,9 @@ pub struct Detail {
     pub identity: Identity,
     /// What confines the processes in it.
     pub confinement: Vec<Confinement>,
+    /// How TLS is looked into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Inside>,
     /// Commands that `sluice sandbox exec` runs in it.
     pub launches: Vec<LaunchedView>,
     /// The daemon's state directory, which workloads must not see.
@@ -229,6 +232,27 @@ pub struct Detail {
     pub processes: Vec<ProcessInside>,
     /// More processes than are listed.
     pub processes_left_out: usize,
+}
+
+/// How TLS in a sandbox is looked into, and what its processes must trust for that. Paths are the host's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Inside {
+    /// Whether the policy in force judges requests, so that TLS is looked into.
+    pub used: bool,
+    /// The folder of the three files, to be mounted where processes can read it.
+    pub directory: PathBuf,
+    /// The platform's authorities and the sandbox' own, PEM.
+    pub bundle: PathBuf,
+    /// The sandbox' own alone, PEM.
+    pub ca: PathBuf,
+    /// The same as the bundle, for Java.
+    pub truststore: PathBuf,
+    /// Of the sandbox' own: SHA-256 of the certificate.
+    pub fingerprint: String,
+    /// Until when it is valid, RFC 3339.
+    pub expires: String,
+    /// Itself, PEM.
+    pub certificate: String,
 }
 
 /// A network namespace.

@@ -10,7 +10,7 @@ use super::daemon::{DaemonArgs, note, say, table};
 use super::exec::{Failure, told};
 use super::{check, exit, sandbox_exec};
 use crate::admin::wire::{
-    Collected, Confinement, Detail, Done, FenceState, Kind, LaunchedView, Level, List, NewSandbox,
+    Collected, Confinement, Detail, Done, FenceState, Inside, Kind, LaunchedView, Level, List, NewSandbox,
     PolicyText, Summary,
 };
 use crate::config::{AttachTo, IdentityMode};
@@ -162,7 +162,18 @@ fn create(args: &NewArgs, attach: Option<AttachTo>, link: Option<String>) -> Res
     args.daemon.answer(&made, |made| {
         let address = made.proxy_address.map(|at| at.to_string()).unwrap_or_default();
         match &made.attached_to {
-            Some(to) => format!("{} attached to {to}: its proxy is http://{address}", made.summary.name),
+            Some(to) => {
+                let name = &made.summary.name;
+                let trust = made.tls.as_ref().map(|tls| {
+                    format!(
+                        "\nwhere its policy judges requests inside TLS, its programs must trust {}: mount {} into it \
+                         (docs/tls.md)",
+                        tls.bundle.display(),
+                        tls.directory.display()
+                    )
+                });
+                format!("{name} attached to {to}: its proxy is http://{address}{}", trust.unwrap_or_default())
+            }
             None => format!(
                 "{0} made: its proxy is http://{address}; `sluice sandbox exec {0} -- CMD` runs a command in it",
                 made.summary.name
@@ -282,6 +293,7 @@ fn described(detail: &Detail) -> String {
         .collect();
     row("identity", if sources.is_empty() { "off".into() } else { sources.join("\n") });
     row("confinement", measures(&detail.confinement).join("\n"));
+    row("inside TLS", detail.tls.as_ref().map_or_else(|| "never looked into".into(), inside));
     let launches: Vec<String> = detail.launches.iter().map(launch).collect();
     row("commands", if launches.is_empty() { "none".into() } else { launches.join("\n") });
     row("processes", processes(detail));
@@ -298,6 +310,21 @@ fn measures(all: &[Confinement]) -> Vec<String> {
         format!("{:<13} {level:<7} {}", measure.measure, measure.detail)
     };
     all.iter().map(one).collect()
+}
+
+fn inside(tls: &Inside) -> String {
+    let used = if tls.used {
+        "looked into where the policy judges requests"
+    } else {
+        "not looked into: the policy judges no requests"
+    };
+    format!(
+        "{used}\ntrust {}\nauthority SHA256 {}\n  in {}, until {}",
+        tls.bundle.display(),
+        tls.fingerprint,
+        tls.ca.display(),
+        tls.expires
+    )
 }
 
 fn launch(launch: &LaunchedView) -> String {

@@ -8,13 +8,14 @@ use sluice_netns::{HostFence, SandboxName, Traffic};
 use super::{Daemon, Member, Refusal};
 use crate::admin::wire::{
     Confinement, Counts, Detail, Fence, FenceState, HostFence as HostFenceView, Identity, IdentitySource,
-    Kind, Level, Namespace, Origin, PolicyBody, PolicyText, ProcessInside, Summary,
+    Inside, Kind, Level, Namespace, Origin, PolicyBody, PolicyText, ProcessInside, Summary,
 };
 use crate::config::{IdentityMode, Shape};
 use crate::event::Time;
 use crate::identity::{Answer, Source as IdentityFrom};
 use crate::measures::{self, Fenced};
 use crate::policy::Source;
+use crate::trusted;
 
 /// Processes that `show` lists.
 const PROCESSES_MAX: usize = 200;
@@ -51,10 +52,27 @@ impl Daemon {
             host_fence: host_fence(&member),
             identity: identity(self, &member),
             confinement: confinement(&member),
+            tls: self.inside(&member),
             launches: member.launches().views(),
             state_dir: self.settings.state_dir.clone(),
             processes,
             processes_left_out,
+        })
+    }
+
+    fn inside(&self, member: &Member) -> Option<Inside> {
+        let sandbox = member.sandbox();
+        let authority = sandbox.interception()?.authority();
+        let directory = trusted::host_directory(&self.settings.state_dir, member.name());
+        Some(Inside {
+            used: sandbox.policy_now().judged().next().is_some(),
+            bundle: directory.join(trusted::BUNDLE),
+            ca: directory.join(trusted::OWN),
+            truststore: directory.join(trusted::TRUSTSTORE),
+            directory,
+            fingerprint: authority.fingerprint(),
+            expires: text(Time::of(authority.until())),
+            certificate: authority.pem().to_owned(),
         })
     }
 

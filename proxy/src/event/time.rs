@@ -18,7 +18,12 @@ pub struct Time(i64);
 impl Time {
     /// This moment.
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::of(SystemTime::now())
+    }
+
+    /// That moment; none before 1970.
+    pub fn of(moment: SystemTime) -> Self {
+        let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 

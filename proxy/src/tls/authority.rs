@@ -105,6 +105,18 @@ impl Authority {
         &self.pem
     }
 
+    /// SHA-256 of the certificate, as tools write it: `AB:CD:…`.
+    pub fn fingerprint(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.certificate);
+        let octets: Vec<String> = digest.as_ref().iter().map(|octet| format!("{octet:02X}")).collect();
+        octets.join(":")
+    }
+
+    /// Until when it is valid.
+    pub fn until(&self) -> SystemTime {
+        self.until
+    }
+
     /// Signs a leaf for `host`.
     pub fn sign(&self, host: &Host, now: SystemTime) -> Result<Leaf, AuthorityError> {
         let until = (now + LEAF_LIFE).min(self.until);

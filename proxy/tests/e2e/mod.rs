@@ -2,7 +2,7 @@
 //!
 //! A test starts with a [`Scene`] (`scene.rs`): a mount namespace in which `/etc/hosts`, `/etc/resolv.conf` and
 //! `/run/sluice` are the test's own, so that tests run side by side. It puts origins on loopback addresses
-//! (`origin.rs`; with `certificates.rs` for TLS), runs `sluice exec` (`exec.rs`) with programs found on this machine (`programs.rs`) or in octets (`talk.rs`), and looks at what
+//! (`origin.rs`; `secure.rs` with `certificates.rs` for TLS), runs `sluice exec` (`exec.rs`) with programs found on this machine (`programs.rs`) or in octets (`talk.rs`), and looks at what
 //! came out: exit code, output, and events, each held against the contract (`events.rs`).
 //!
 //! The tests make namespaces, so they need root, and fail without it.
@@ -17,6 +17,7 @@ mod exec;
 mod origin;
 mod programs;
 mod scene;
+mod secure;
 mod talk;
 mod turns;
 
@@ -33,6 +34,7 @@ pub(crate) use {
     origin::{BODY, Dns, HttpOrigin, Service},
     programs::{node, program, python, run},
     scene::{PUBLIC_ADDRESS, STATE_DIR, Scene},
+    secure::Secure,
     talk::{Step, send, talk, until},
     turns::{alone_with_the_host_fence, alone_with_the_kernel_log},
 };
