@@ -8,8 +8,9 @@ use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ServerConfig, SupportedProtocolVersion};
 
+use super::asked::Nothing;
 use super::authority::{Authority, AuthorityError};
 use super::lending::Borrower;
 use super::names::Names;
@@ -54,6 +55,21 @@ impl Oldest {
     }
 }
 
+/// `ring`, with AES-128 before the other suites: with SHA-256 a handshake's keys cost a good deal less than with SHA-384,
+/// and what is sealed less than with AES-256 (docs/bench.md).
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| {
+        !matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    });
+    provider
+}
+
 /// Whom an appliance trusts and what it speaks; shared by all its sandboxes.
 pub struct Trust {
     provider: Arc<CryptoProvider>,
@@ -66,7 +82,7 @@ pub struct Trust {
 impl Trust {
     /// Trusts `roots`.
     pub fn new(roots: Roots, oldest: Oldest) -> Result<Self, AuthorityError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let verifier = roots.verifier(Arc::clone(&provider)).map_err(AuthorityError::of)?;
         Ok(Self { provider, verifier, roots, oldest, http2: true })
     }
@@ -74,7 +90,7 @@ impl Trust {
     /// Trusts nobody, for an appliance that looks into nothing.
     pub fn nobody() -> Self {
         let roots = Roots::default();
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let verifier = Roots::nobody(Arc::clone(&provider));
         Self { provider, verifier, roots, oldest: Oldest::default(), http2: true }
     }
@@ -130,6 +146,7 @@ impl Interception {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Borrower));
         server.alpn_protocols = vec![HTTP_11.to_vec()];
+        server.ignore_client_order = true; // nearly all ask for AES-256 first
         server.ticketer = ring::Ticketer::new().map_err(AuthorityError::of)?;
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&trust.provider))
             .with_protocol_versions(versions)
@@ -137,7 +154,7 @@ impl Interception {
             .dangerous()
             // Not dangerous: webpki over the platform's authorities; the method is the one that takes a verifier.
             .with_custom_certificate_verifier(Arc::clone(&trust.verifier))
-            .with_no_client_auth();
+            .with_client_cert_resolver(Arc::new(Nothing));
         client.alpn_protocols = vec![HTTP_11.to_vec()];
         client.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
         let both = || vec![HTTP_2.to_vec(), HTTP_11.to_vec()];

@@ -5,10 +5,12 @@
 //! The life of a look inside: a worker reads the client's first octets ([`client_hello`]) and holds the name in them
 //! against the host that was judged. If the policy judges requests there, it asks the sandbox' [`interception`] for a
 //! leaf of the sandbox' own [`authority`], signed on the [`signer`]'s thread the first time, and shakes hands with the
-//! client, then with the origin, whose certificate is held against [`roots`]; [`problem`] says in words what is wrong
+//! client, then with the origin, whose certificate is held against [`roots`] (once a
+//! minute and chain: `verified`); [`problem`] says in words what is wrong
 //! with it. From there on [`records`] turns sealed octets into plain ones, and the HTTP engine does not know the
 //! difference. [`truststore`] and [`roots::bundle`] are what the workload trusts.
 
+mod asked;
 pub mod authority;
 pub mod client_hello;
 pub mod interception;
@@ -19,6 +21,7 @@ pub mod records;
 pub mod roots;
 pub mod signer;
 pub mod truststore;
+mod verified;
 
 pub use interception::{Interception, Oldest, Trust};
 pub use names::Names;

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, Error, HandshakeKind, ServerConfig, ServerConnection,
+    AlertDescription, ClientConfig, ClientConnection, Connection, Error, HandshakeKind, ProtocolVersion,
+    ServerConfig, ServerConnection,
 };
 
+use super::asked::noting;
 use super::lending::lend;
 
 /// A TLS connection, either end.
@@ -25,6 +27,8 @@ pub struct Records {
     plain: usize,
     /// The peer has said its last word.
     closed: bool,
+    /// The origin has asked for a certificate of the client's.
+    was_asked: bool,
 }
 
 impl Records {
@@ -39,12 +43,22 @@ impl Records {
     }
 
     fn new(connection: Connection, leaf: Option<Arc<CertifiedKey>>) -> Self {
-        Self { connection, leaf, held: Vec::new(), plain: 0, closed: false }
+        Self { connection, leaf, held: Vec::new(), plain: 0, closed: false, was_asked: false }
     }
 
     /// Whether the handshake is still under way.
     pub fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    /// Whether the handshake is over and the peer waits for nothing that is sealed: it is a client's last message, which may
+    /// go with a request, or the tickets of TLS 1.3, which may go with an answer.
+    pub fn may_hold_back(&self) -> bool {
+        let is_last = match &self.connection {
+            Connection::Client(_) => true,
+            Connection::Server(server) => server.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+        };
+        is_last && !self.is_handshaking()
     }
 
     /// Whether an earlier session was resumed, so that no certificate was shown.
@@ -84,7 +98,9 @@ impl Records {
                 Ok(0) => *rest = &[],
                 Ok(_) => {
                     let leaf = self.leaf.as_ref().filter(|_| self.connection.is_handshaking());
-                    let state = lend(leaf, || self.connection.process_new_packets())?;
+                    let (state, asked) = noting(|| lend(leaf, || self.connection.process_new_packets()));
+                    self.was_asked |= asked;
+                    let state = state.map_err(|error| self.explained(error))?;
                     self.plain = state.plaintext_bytes_to_read();
                     self.closed |= state.peer_has_closed();
                 }
@@ -93,6 +109,16 @@ impl Records {
             if !self.connection.is_handshaking() {
                 self.leaf = None;
             }
+        }
+    }
+
+    /// An origin that asked for a certificate and got none means that, whatever its alert says.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::AlertReceived(_) if self.was_asked => {
+                Error::AlertReceived(AlertDescription::CertificateRequired)
+            }
+            error => error,
         }
     }
 

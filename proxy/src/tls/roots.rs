@@ -16,6 +16,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 use thiserror::Error;
 
+use super::verified::{Shown, Verified};
+
 /// Octets a file of authorities may have. The platform's have some 220,000.
 const FILE_OCTETS_MAX: u64 = 16 << 20;
 
@@ -110,7 +112,7 @@ impl Roots {
         let inner = WebPkiServerVerifier::builder_with_provider(store.into(), provider)
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Arc::new(Verifier(inner)))
+        Ok(Arc::new(Verifier { webpki: inner, verified: Verified::default() }))
     }
 }
 
@@ -181,7 +183,10 @@ pub struct SelfSigned;
 /// webpki's verdict, with self-signed certificates told apart: for whoever runs the origin that is another mistake than
 /// a missing intermediate.
 #[derive(Debug)]
-struct Verifier(Arc<WebPkiServerVerifier>);
+struct Verifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    verified: Verified,
+}
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -192,14 +197,19 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let shown = Shown { end_entity, intermediates, name: server_name };
+        let verdict = self.verified.or_verify(&shown, now, |moment| {
+            let verified =
+                self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, moment);
+            verified.map(drop)
+        });
         match verdict {
             Err(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))
                 if is_self_signed(end_entity) =>
             {
                 Err(CertificateError::Other(OtherError(Arc::new(SelfSigned))).into())
             }
-            verdict => verdict,
+            verdict => verdict.map(|()| ServerCertVerified::assertion()),
         }
     }
 
@@ -209,7 +219,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.webpki.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -218,11 +228,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.webpki.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
 

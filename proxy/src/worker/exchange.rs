@@ -21,6 +21,7 @@ use crate::http::head::{Nominated, RequestHead, Upgrade, Version};
 use crate::http::reject::Reject;
 use crate::http::response::{ResponseHead, ResponseReader};
 use crate::http::rewrite::{self, Downstream, towards_client};
+use crate::tls::{Problem, problem};
 
 /// Octets that are read of a long response with its head; the rest of it can be spliced.
 const HEAD_OCTETS: usize = 4 << 10;
@@ -206,6 +207,13 @@ impl<'s, C: Leg> Exchange<'s, C> {
 
     /// Nothing came of it: the origin closed or failed, or took too long. `heard`: it had begun to answer.
     fn unanswered(&self, error: Option<io::Error>, heard: bool) -> Broken {
+        let alert = error.as_ref().and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+        if let (None, false, Some(alert)) = (self.session.watch.cause(), heard, alert) {
+            // With TLS 1.3 it may be told only now that the handshake was not to the origin's liking.
+            let mut refusal = Refusal::from(Reject::OriginTls(Problem::of(alert)));
+            refusal.detail = Some(problem::words(alert));
+            return Broken::Unanswered(refusal);
+        }
         let reject = match self.session.watch.cause() {
             Some(Cause::Expired) => Reject::OriginTimeout,
             Some(Cause::PolicyChanged) => Reject::Denied(Cause::PolicyChanged.reason()),

@@ -52,11 +52,15 @@ impl<S: Borrow<Socket>> Tls<S> {
         Self { socket, records, sealed, cut: Cell::new(false), heard: Cell::new(false) }
     }
 
-    /// Shakes hands, `early` being what was read of the peer before.
+    /// Shakes hands, `early` being what was read of the peer before. What it does not wait for goes out with the first
+    /// octets that are written.
     pub(super) async fn shake_hands(&self, early: &[u8]) -> Result<(), HandshakeError> {
         let socket = self.socket.borrow();
         self.take_in(early)?;
         loop {
+            if self.records.borrow().may_hold_back() {
+                return Ok(());
+            }
             self.flush().await.map_err(HandshakeError::Socket)?;
             if !self.records.borrow().is_handshaking() {
                 return Ok(());
@@ -179,7 +183,13 @@ impl<S: Borrow<Socket>> Side for Tls<S> {
     }
 
     fn try_write(&self, from: &[u8]) -> io::Result<Option<usize>> {
-        if !self.send_some()? {
+        // Sealed behind what waits already, if there is room, so that both leave with one call.
+        let count = self.records.borrow_mut().seal(from);
+        let sent = self.send_some()?;
+        if count > 0 || from.is_empty() {
+            return Ok(Some(count));
+        }
+        if !sent {
             return Ok(None);
         }
         let count = self.records.borrow_mut().seal(from);

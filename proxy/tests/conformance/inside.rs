@@ -64,12 +64,47 @@ impl Root {
     }
 
     pub(crate) fn issue_until(&self, names: &[&str], until: SystemTime) -> Identity {
+        self.issue_with(names, |params| params.not_after = until.into())
+    }
+
+    /// A certificate that differs from a good one in what `change` does.
+    pub(crate) fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.not_after = until.into();
+        params.not_after = (SystemTime::now() + Duration::from_secs(86_400)).into();
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.der().clone(), pkcs8(&key))
+    }
+
+    /// An authority that this one has issued a certificate to.
+    pub(crate) fn below(&self) -> Self {
+        self.issued(IsCa::Ca(BasicConstraints::Unconstrained)).0
+    }
+
+    /// The chain and the key of a certificate whose issuer is a leaf of this authority's.
+    pub(crate) fn issue_by_leaf(
+        &self,
+        names: &[&str],
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let (leaf, its) = self.issued(IsCa::ExplicitNoCa);
+        let (certificate, key) = leaf.issue(names);
+        (vec![certificate, its], key)
+    }
+
+    fn issued(&self, is_ca: IsCa) -> (Self, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = is_ca;
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an issuer between");
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        (Self { issuer: Issuer::new(params, key), dir: tempfile::tempdir().unwrap() }, certificate)
+    }
+
+    /// Its own certificate.
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(self.path()).unwrap()
     }
 }
 
@@ -89,11 +124,20 @@ pub(crate) fn server(
     identity: &Identity,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Arc<ServerConfig> {
+    Arc::new(server_of(vec![identity.0.clone()], identity.1.clone_key(), versions))
+}
+
+/// The same with a whole chain.
+pub(crate) fn server_of(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerConfig {
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth();
-    Arc::new(config.with_single_cert(vec![identity.0.clone()], identity.1.clone_key()).unwrap())
+    config.with_single_cert(chain, key).unwrap()
 }
 
 /// How a client speaks TLS that trusts the authorities in `ca`.
@@ -117,6 +161,8 @@ pub(crate) struct Inside {
     pub(crate) sni: Option<String>,
     /// The protocol that was agreed on.
     pub(crate) alpn: Option<Vec<u8>>,
+    /// Whether data could go before the handshake had ended.
+    pub(crate) early: bool,
     /// The certificate that was shown; on the client's side.
     pub(crate) shown: Option<CertificateDer<'static>>,
 }
@@ -152,20 +198,27 @@ pub(crate) fn accepting(
 }
 
 fn shake(mut stream: TcpStream, mut connection: Connection) -> std::io::Result<Inside> {
+    let early = match &mut connection {
+        Connection::Client(client) => client.early_data().is_some(),
+        Connection::Server(_) => false,
+    };
     while connection.is_handshaking() {
         connection.complete_io(&mut stream)?;
     }
     let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-    let sni = match &connection {
-        Connection::Server(server) => server.server_name().map(Into::into),
-        Connection::Client(_) => None,
+    let (sni, early) = match &mut connection {
+        Connection::Server(server) => {
+            let early = server.early_data().is_some();
+            (server.server_name().map(Into::into), early)
+        }
+        Connection::Client(_) => (None, early),
     };
     let shown =
         connection.peer_certificates().and_then(|chain| chain.first()).map(|c| c.clone().into_owned());
     let alpn = connection.alpn_protocol().map(Into::into);
     let (near, far) = pair();
     std::thread::spawn(move || carry(stream, connection, far));
-    Ok(Inside { peer: Peer::new(near), resumed, sni, alpn, shown })
+    Ok(Inside { peer: Peer::new(near), resumed, sni, alpn, early, shown })
 }
 
 fn pair() -> (TcpStream, TcpStream) {

@@ -12,7 +12,7 @@ use crate::tls::{Interception, Problem};
 use crate::worker::intercept::server_name;
 use crate::worker::refusal::Refusal;
 use crate::worker::session::Session;
-use crate::worker::socket::Socket;
+use crate::worker::socket::{Side as _, Socket};
 use crate::worker::tls::Tls;
 use crate::worker::upstream::Upstream;
 
@@ -62,6 +62,8 @@ impl Session<Socket> {
             return None;
         }
         let upstream = self.reach_either(interception, destination).await.ok()?;
+        // No request follows at once that the last message of the handshake could go with.
+        upstream.side.flush().await.ok()?;
         if upstream.side.speaks_h2() {
             return Some(upstream);
         }
