@@ -28,6 +28,7 @@ bench: ## Every cost beside its yardstick, about ten minutes on a quiet machine
 	@$(call install,$(RUN_PACKAGES) iproute2)
 	@cargo build --release -p sluice -p sluice-bench
 	@$(SUDO) $(dir $(BIN))sluice-bench --nice -20 targets --peers
+	@$(SUDO) $(dir $(BIN))sluice-bench --nice -20 tls --peers
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" cargo run -q --release -p sluice-seccomp --example cost
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" cargo bench -q -p sluice --bench policy --bench reload
 

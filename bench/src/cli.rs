@@ -10,6 +10,7 @@ use crate::compare::Sides;
 use crate::contender::{Profile, Programs};
 use crate::identity;
 use crate::reference::Reference;
+use crate::tls;
 use crate::workload::{Conditions, Workload};
 
 /// Load, origin, yardsticks and comparisons that show what a proxy costs
@@ -104,6 +105,24 @@ pub(crate) enum Command {
         #[arg(long)]
         target: String,
     },
+    /// Measure what looking inside TLS costs, beside rustls alone and a relay of two rustls ends
+    Tls {
+        /// Rounds of every comparison
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..1000))]
+        rounds: u32,
+        /// Only these rows: handshakes, requests, bulk, first, untouched
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<tls::Row>,
+        /// Run Envoy and mitmproxy beside, where they are installed
+        #[arg(long)]
+        peers: bool,
+        /// A missed target makes the exit code 2
+        #[arg(long)]
+        strict: bool,
+        /// Where the JSON goes.
+        #[command(flatten)]
+        keeping: Keeping,
+    },
     /// Measure what attempts to go around the proxy cost, and how soon they are told
     Bypass(Bypass),
     /// A part of that, inside a sandbox
@@ -120,6 +139,9 @@ pub(crate) enum Command {
         /// Where
         #[arg(long)]
         listen: SocketAddr,
+        /// Folder of root.pem, leaf.pem and leaf.key, for `tls-relay`
+        #[arg(long, value_name = "DIR")]
+        tls: Option<PathBuf>,
     },
     /// Serve as the origin until the parent ends
     #[command(hide = true)]

@@ -26,6 +26,7 @@ mod socket;
 mod stage;
 mod statistics;
 mod targets;
+mod tls;
 mod workload;
 
 use std::process::ExitCode;
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
 fn act(cli: &Cli) -> Result<u8> {
     let (conditions, programs) = (&cli.conditions, &cli.programs);
     match &cli.command {
-        Command::Reference { name, listen } => name.serve(*listen).map(|()| 0),
+        Command::Reference { name, listen, tls } => name.serve(*listen, tls.as_deref()).map(|()| 0),
         Command::Origin { cores, first } => origin::serve(cores, *first).map(|()| 0),
         Command::Leash { command } => contender::run_on_leash(command).map(|()| 0),
         Command::Crowd { to, connections, files } => {
@@ -83,6 +84,13 @@ fn act(cli: &Cli) -> Result<u8> {
             show(cli, &machine, &cost, identity::Cost::table)?;
             keep(cli, keeping, &machine, &cost, "identity")?;
             Ok(0)
+        }
+        Command::Tls { rounds, only, peers, strict, keeping } => {
+            let machine = Machine::look();
+            let seen = tls::run((*rounds, only, *peers), conditions, programs)?;
+            show(cli, &machine, &seen, tls::Seen::table)?;
+            keep(cli, keeping, &machine, &seen, "tls")?;
+            Ok(if *strict && !seen.all_met() { EXIT_MISSED } else { 0 })
         }
         Command::BypassPart { part } => part.play().map(|()| 0),
         Command::Bypass(bypass) => {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::compare::Comparison;
 use crate::machine::Machine;
 use crate::outcome::Outcome;
-use crate::targets::Verdicts;
+use crate::targets::{Verdict, Verdicts};
 use crate::workload::Conditions;
 
 /// Above this share the proxy's core was not its own, and a warning says so.
@@ -119,10 +119,10 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
     format!("{}\n{table}{}", describe(&comparison.workload), notes(&outcomes))
 }
 
-/// The table of promises.
-pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
+/// The rows of promises.
+pub(crate) fn verdict_rows(verdicts: &[Verdict]) -> String {
     let mut table = table(&["work", "target", "seen", "rounds", "figures", ""]);
-    for verdict in &verdicts.verdicts {
+    for verdict in verdicts {
         table.add_row([
             verdict.title.clone(),
             verdict.target.clone(),
@@ -134,6 +134,12 @@ pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
     }
     align(&mut table, 2);
     align(&mut table, 3);
+    table.to_string()
+}
+
+/// The table of promises.
+pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
+    let table = verdict_rows(&verdicts.verdicts);
     let outcomes: Vec<Outcome> = verdicts
         .comparisons
         .iter()

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::contender::{Contender, Profile, Programs, Setup};
+use crate::contender::{Contender, Inside, Profile, Programs, Setup};
 use crate::origin::Ports;
 use crate::outcome::Outcome;
 use crate::pinning::{self, Niceness};
@@ -38,14 +38,23 @@ impl Stage {
             Some(Ok(_)) => serde_json::from_str(&line).context("the origin did not say its ports"),
             _ => Err(anyhow::anyhow!("the origin ended at once")),
         };
-        let setup =
-            Setup { cores: conditions.proxy_cores.clone(), ports: ports?, programs: programs.clone() };
+        let setup = Setup {
+            cores: conditions.proxy_cores.clone(),
+            ports: ports?,
+            programs: programs.clone(),
+            inside: None,
+        };
         Ok(Self { origin, setup, _niceness: niceness })
     }
 
     /// The origin's ports.
     pub(crate) const fn ports(&self) -> Ports {
         self.setup.ports
+    }
+
+    /// Has the proxies that are started from now on look inside TLS, or no longer.
+    pub(crate) fn look_inside(&mut self, inside: Option<Inside>) {
+        self.setup.inside = inside;
     }
 
     /// Starts a proxy.

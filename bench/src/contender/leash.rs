@@ -51,6 +51,11 @@ impl Leashed {
         Ok(Self { child, directory })
     }
 
+    /// The folder it runs in.
+    pub(super) fn folder(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

@@ -5,7 +5,7 @@ mod peers;
 mod sluice;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use crate::accounting::Meter;
 use crate::origin::Ports;
 use crate::reference::Reference;
+use crate::tls::authority::Authority;
+use crate::tls::origin::Secure;
 pub(crate) use leash::{Leashed, run_on_leash};
 pub(crate) use sluice::program as sluice_program;
 
@@ -32,6 +34,8 @@ pub(crate) enum Profile {
     Envoy,
     /// tinyproxy.
     Tinyproxy,
+    /// mitmproxy; it looks inside TLS.
+    Mitmproxy,
     /// A proxy that runs already (`--proxy` and `--pid`).
     Running,
 }
@@ -45,6 +49,17 @@ pub(crate) struct Setup {
     pub(crate) ports: Ports,
     /// The programs to start, where they are not on the PATH.
     pub(crate) programs: Programs,
+    /// Whether they look inside TLS, and how.
+    pub(crate) inside: Option<Inside>,
+}
+
+/// What a proxy needs that looks inside TLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Inside {
+    /// The root that origins are trusted by, and a certificate for proxies that make none.
+    pub(crate) authority: Authority,
+    /// The origin inside TLS.
+    pub(crate) origin: Secure,
 }
 
 /// Paths of proxies, from the command line.
@@ -68,6 +83,9 @@ pub(crate) struct Programs {
     /// The `tinyproxy` program [default: from the PATH]
     #[arg(long, global = true, value_name = "PATH")]
     tinyproxy: Option<PathBuf>,
+    /// The `mitmdump` program [default: from the PATH]
+    #[arg(long, global = true, value_name = "PATH")]
+    mitmdump: Option<PathBuf>,
     /// Address of a proxy that runs already, for the subject `running`
     #[arg(long, global = true, value_name = "ADDR", requires = "pid")]
     proxy: Option<SocketAddr>,
@@ -96,7 +114,7 @@ pub(crate) struct Contender {
     /// The status that it refuses with; `None` when it has no policy.
     pub(crate) refusal: Option<u16>,
     /// Ended when dropped. `None` for one that ran before.
-    _process: Option<Leashed>,
+    process: Option<Leashed>,
 }
 
 impl FromStr for Profile {
@@ -108,11 +126,14 @@ impl FromStr for Profile {
             "squid" => Ok(Self::Squid),
             "envoy" => Ok(Self::Envoy),
             "tinyproxy" => Ok(Self::Tinyproxy),
+            "mitmproxy" => Ok(Self::Mitmproxy),
             "running" => Ok(Self::Running),
             other => Reference::from_str(other.strip_prefix("reference:").unwrap_or(other))
                 .map(Self::Reference)
                 .map_err(|names| {
-                    format!("no such proxy: choose sluice, squid, envoy, tinyproxy, running, {names}")
+                    format!(
+                        "no such proxy: choose sluice, squid, envoy, tinyproxy, mitmproxy, running, {names}"
+                    )
                 }),
         }
     }
@@ -126,6 +147,7 @@ impl std::fmt::Display for Profile {
             Self::Squid => f.write_str("squid"),
             Self::Envoy => f.write_str("envoy"),
             Self::Tinyproxy => f.write_str("tinyproxy"),
+            Self::Mitmproxy => f.write_str("mitmproxy"),
             Self::Running => f.write_str("running"),
         }
     }
@@ -140,6 +162,15 @@ impl Profile {
             .map(|(peer, _)| peer)
             .collect()
     }
+
+    /// Those of them that look inside TLS.
+    pub(crate) fn installed_interceptors(programs: &Programs) -> Vec<Self> {
+        [(Self::Envoy, "envoy", &programs.envoy), (Self::Mitmproxy, "mitmdump", &programs.mitmdump)]
+            .into_iter()
+            .filter(|(_, program, given)| given.is_some() || leash::on_path(program).is_ok())
+            .map(|(peer, ..)| peer)
+            .collect()
+    }
 }
 
 impl Contender {
@@ -151,19 +182,25 @@ impl Contender {
                 bail!("the subject `running` needs --proxy ADDR and --pid PID");
             };
             let meter = Meter::new(pid, &setup.cores);
-            return Ok(Self { name, address, meter, refusal: Some(403), _process: None });
+            return Ok(Self { name, address, meter, refusal: Some(403), process: None });
         }
         let (process, address, refusal) = match profile {
             Profile::Sluice => sluice::start(setup)?,
             Profile::Squid => peers::squid(setup)?,
             Profile::Envoy => peers::envoy(setup)?,
             Profile::Tinyproxy => peers::tinyproxy(setup)?,
+            Profile::Mitmproxy => peers::mitmproxy(setup)?,
             Profile::Reference(reference) => reference_process(reference, setup)?,
             Profile::Running => unreachable!("handled above"),
         };
         process.wait_until_it_listens(address).with_context(|| format!("{name} did not start"))?;
         let meter = Meter::new(process.pid(), &setup.cores);
-        Ok(Self { name, address, meter, refusal, _process: Some(process) })
+        Ok(Self { name, address, meter, refusal, process: Some(process) })
+    }
+
+    /// The folder it runs in, of one that was started here.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.process.as_ref().map(Leashed::folder)
     }
 }
 
@@ -173,7 +210,11 @@ type Started = (Leashed, SocketAddr, Option<u16>);
 fn reference_process(reference: Reference, setup: &Setup) -> Result<Started> {
     let address = loopback(crate::origin::free_port()?);
     let program = std::env::current_exe().context("/proc/self/exe")?;
-    let arguments = ["reference".into(), reference.to_string(), "--listen".into(), address.to_string()];
+    let mut arguments =
+        vec!["reference".into(), reference.to_string(), "--listen".into(), address.to_string()];
+    if let Some(inside) = &setup.inside {
+        arguments.extend(["--tls".into(), inside.authority.folder().display().to_string()]);
+    }
     Ok((Leashed::start(&program, &arguments, &setup.cores)?, address, None))
 }
 

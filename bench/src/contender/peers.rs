@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::leash::on_path;
-use super::{DENIED_HOST, Leashed, Setup, Started, loopback};
+use super::{DENIED_HOST, Inside, Leashed, Setup, Started, loopback};
+use crate::tls::authority::{ORIGIN, ZONE};
 use crate::{origin, pinning};
 
 /// Squid: no cache, no logs, one process.
@@ -69,9 +70,11 @@ pub(super) fn envoy(setup: &Setup) -> Result<Started> {
     let directory = tempfile::tempdir().context("no temporary directory")?;
     let address = loopback(origin::free_port()?);
     let file = directory.path().join("envoy.yaml");
-    let config = include_str!("envoy.yaml")
-        .replace("@PORT@", &address.port().to_string())
-        .replace("@DENIED@", DENIED_HOST);
+    let config = match &setup.inside {
+        None => include_str!("envoy.yaml").replace("@DENIED@", DENIED_HOST),
+        Some(inside) => envoy_inside(inside),
+    };
+    let config = config.replace("@PORT@", &address.port().to_string());
     fs::write(&file, config)?;
     let arguments = [
         "-c",
@@ -84,6 +87,42 @@ pub(super) fn envoy(setup: &Setup) -> Result<Started> {
     ]
     .map(String::from);
     Ok((Leashed::start_in(directory, &program, &arguments, &setup.cores)?, address, Some(403)))
+}
+
+/// The configuration of an Envoy that ends the clients' TLS and speaks its own to the origin.
+fn envoy_inside(Inside { authority, origin }: &Inside) -> String {
+    include_str!("envoy_inside.yaml")
+        .replace("@ZONE@", ZONE)
+        .replace("@ORIGIN@", ORIGIN)
+        .replace("@LEAF@", &authority.leaf().display().to_string())
+        .replace("@KEY@", &authority.key().display().to_string())
+        .replace("@ROOT@", &authority.root().display().to_string())
+        .replace("@FRESH@", &origin.fresh.to_string())
+        .replace("@RESUMING@", &origin.resuming.to_string())
+}
+
+/// mitmproxy: no flow is shown or kept, bodies pass as they come.
+pub(super) fn mitmproxy(setup: &Setup) -> Result<Started> {
+    let program = match &setup.programs.mitmdump {
+        Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
+        None => on_path("mitmdump")?,
+    };
+    let inside =
+        setup.inside.as_ref().context("mitmproxy is measured inside TLS only: `sluice-bench tls`")?;
+    let directory = tempfile::tempdir().context("no temporary directory")?;
+    let address = loopback(origin::free_port()?);
+    let settings = [
+        format!("confdir={}", directory.path().display()),
+        format!("ssl_verify_upstream_trusted_ca={}", inside.authority.root().display()),
+        "connection_strategy=lazy".into(),
+        "http2=false".into(),
+        "stream_large_bodies=64k".into(),
+    ];
+    let mut arguments =
+        vec!["--quiet".into(), "--listen-host".into(), "127.0.0.1".into(), "--listen-port".into()];
+    arguments.push(address.port().to_string());
+    arguments.extend(settings.into_iter().flat_map(|setting| ["--set".into(), setting]));
+    Ok((Leashed::start_in(directory, &program, &arguments, &setup.cores)?, address, None))
 }
 
 fn program(given: Option<&PathBuf>, name: &str) -> Result<PathBuf> {

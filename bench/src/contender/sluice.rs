@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Leashed, Programs, Setup, Started, loopback};
+use super::{Inside, Leashed, Programs, Setup, Started, loopback};
 use crate::origin;
+use crate::tls::authority::ZONE;
 
 /// The status of a refusal by policy.
 const REFUSAL: u16 = 403;
@@ -41,24 +42,26 @@ pub(crate) fn program(programs: &Programs) -> Result<PathBuf> {
     Ok(beside)
 }
 
-fn configuration(setup: &Setup, root: &str, address: &str, metrics: u16) -> String {
+fn configuration(setup: &Setup, folder: &str, address: &str, metrics: u16) -> String {
     let identity = if setup.programs.blind { "off" } else { "process" };
     let cores = setup.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let root = |inside: &Inside| format!("tls: {{upstream_ca: [{}]}}\n", inside.authority.root().display());
+    let tls = setup.inside.as_ref().map(root).unwrap_or_default();
     format!(
         "listen: {address}
 cores: [{cores}]
-admin_socket: {root}/admin.sock
+admin_socket: {folder}/admin.sock
 metrics: 127.0.0.1:{metrics}
-events: {root}/events.ndjson
-state_dir: {root}
-permit_special_addresses: [127.0.0.0/8]
+events: {folder}/events.ndjson
+state_dir: {folder}
+permit_special_addresses: [127.0.0.0/8, \"::1/128\"]
 sandboxes:
   - name: bench
     source: 127.0.0.1/32
     identity: {identity}
-    policy: {root}/bench.yaml
+    policy: {folder}/bench.yaml
     limits: {{connections: 65536, requests_per_s: 0, bytes_per_s: 0}}
-"
+{tls}"
     )
 }
 
@@ -68,6 +71,17 @@ fn policy(setup: &Setup, client: &str) -> String {
         if setup.programs.blind { String::new() } else { format!("    binaries:\n      - path: {client}\n") };
     let rules =
         if setup.programs.inspect { "\n        protocol: http\n        access: read-only" } else { "" };
+    let judged = |Inside { origin, .. }: &Inside| {
+        format!(
+            "      - host: \"*.{ZONE}\"
+        ports: [{}, {}]
+        protocol: http
+        rules: [{{allow: {{method: \"*\", path: \"/**\"}}}}]
+",
+            origin.fresh, origin.resuming
+        )
+    };
+    let judged = setup.inside.as_ref().map(judged).unwrap_or_default();
     format!(
         "version: 1
 network_policies:
@@ -77,7 +91,7 @@ network_policies:
         ports: [{echo}, {bulk}]
       - host: 127.0.0.1
         port: {http}{rules}
-{binaries}",
+{judged}{binaries}",
         echo = ports.echo,
         bulk = ports.bulk,
         http = ports.http,
@@ -92,7 +106,7 @@ mod tests {
     #[test]
     fn the_policy_names_the_client_and_every_port() {
         let ports = Ports { echo: 1001, bulk: 1002, http: 1003 };
-        let setup = Setup { cores: vec![0], ports, programs: Programs::default() };
+        let setup = Setup { cores: vec![0], ports, programs: Programs::default(), inside: None };
         let text = policy(&setup, "/opt/bench");
         for part in ["[1001, 1002]", "port: 1003\n", "path: /opt/bench\n"] {
             assert!(text.contains(part), "{part} is not in\n{text}");

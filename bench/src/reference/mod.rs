@@ -5,18 +5,20 @@
 //!
 //! The life of a tunnel: `request` reads the head; the engine named by [`Reference`] does everything else:
 //! `epoll` (splice, copy, and `least`, which copies small reads and splices bulk), `ring` (raw io_uring), `monoio` and
-//! `tokio_uring` (the same loop on two runtimes).
+//! `tokio_uring` (the same loop on two runtimes). `tls_relay` ends TLS on either side.
 
 mod epoll;
 mod monoio;
 mod request;
 mod ring;
+mod tls_relay;
 mod tokio_uring;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::pinning;
 
@@ -40,11 +42,13 @@ pub(crate) enum Reference {
     MonoioCopyDefault,
     /// tokio-uring, read and write_all, default ring.
     TokioUringCopy,
+    /// epoll; rustls ends on either side.
+    TlsRelay,
 }
 
 impl Reference {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Least,
         Self::EpollSplice,
         Self::EpollCopy,
@@ -52,6 +56,7 @@ impl Reference {
         Self::MonoioCopy,
         Self::MonoioCopyDefault,
         Self::TokioUringCopy,
+        Self::TlsRelay,
     ];
 
     /// Its name on the command line.
@@ -64,11 +69,13 @@ impl Reference {
             Self::MonoioCopy => "monoio-copy",
             Self::MonoioCopyDefault => "monoio-copy-default",
             Self::TokioUringCopy => "tokio-uring-copy",
+            Self::TlsRelay => "tls-relay",
         }
     }
 
-    /// Serves on `address` in this thread; returns only on an error. Ends with its parent.
-    pub(crate) fn serve(self, address: SocketAddr) -> Result<()> {
+    /// Serves on `address` in this thread; returns only on an error. Ends with its parent. `tls`: the folder of the
+    /// certificates, for the one that needs them.
+    pub(crate) fn serve(self, address: SocketAddr, tls: Option<&Path>) -> Result<()> {
         pinning::die_with_parent()?;
         match self {
             Self::Least => epoll::serve(address, epoll::Engine::Adaptive),
@@ -78,6 +85,7 @@ impl Reference {
             Self::MonoioCopy => monoio::serve(address, true),
             Self::MonoioCopyDefault => monoio::serve(address, false),
             Self::TokioUringCopy => tokio_uring::serve(address),
+            Self::TlsRelay => tls_relay::serve(address, tls.context("it needs the certificates of --tls")?),
         }
     }
 }
