@@ -17,6 +17,8 @@ const DESTINATION: [u8; 4] = [192, 0, 2, 1];
 const PROBE_PORTS: std::ops::Range<u16> = 20_000..60_000;
 const FLOOD_PORT: u16 = 80;
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
+/// Connects of one round: those of all rounds leave ports behind, and the search for a free one must not be the figure.
+const CONNECTS_MAX: u64 = 300;
 /// The message of a ping-pong.
 const BALL: usize = 64;
 
@@ -113,7 +115,7 @@ fn there_and_back(tunnel: &mut TcpStream, ball: &mut [u8]) -> Result<()> {
 
 fn connects(proxy: SocketAddr, origin: SocketAddr, until: Duration) -> Result<u64> {
     let (begun, mut done) = (Instant::now(), 0);
-    while begun.elapsed() < until {
+    while begun.elapsed() < until && done < CONNECTS_MAX {
         there_and_back(&mut tunnel(proxy, origin)?, &mut [1])?;
         done += 1;
     }
