@@ -55,11 +55,12 @@ pub enum Kind {
     Attached,
 }
 
-/// A living sandbox. Dropping a made one removes it, as [`Sandbox::destroy`] does, with errors only logged; dropping an
-/// attached one leaves its processes fenced, as the owner's death would.
+/// A living sandbox. Dropping a made one removes it, as [`Sandbox::destroy`] does, with errors only logged; dropping a
+/// kept or an attached one leaves its processes fenced, as the owner's death would.
 #[derive(Debug)]
 pub struct Sandbox {
     kind: Kind,
+    kept: bool,
     proxy_address: SocketAddr,
     token: LogToken,
     counting: CounterSocket,
@@ -120,6 +121,7 @@ impl Sandbox {
     fn living(spec: &Spec, kind: Kind, state: StateDir, claim: Claim, fenced: Fenced) -> Self {
         Self {
             kind,
+            kept: spec.kept,
             proxy_address: spec.proxy_address,
             token: fenced.token,
             counting: fenced.counting,
@@ -240,7 +242,7 @@ impl Sandbox {
     /// Gives the sandbox up without changing anything in it: what runs inside stays fenced. A kept one waits for
     /// [`Sandbox::adopt`], any other for a sweep.
     pub fn release(mut self) -> Result<(), Error> {
-        self.held.take().and_then(|held| held.logging).map_or(Ok(()), LoggingOn::release)
+        self.let_go()
     }
 
     /// Reads the fence inside back from the kernel; [`Error::FenceDiffers`] or [`Error::NftRefused`] if it is not as
@@ -248,6 +250,10 @@ impl Sandbox {
     pub fn check_fence(&self) -> Result<(), Error> {
         let fence = self.inner_fence();
         enter::inside(self.netns(), || fence.check_own())?
+    }
+
+    fn let_go(&mut self) -> Result<(), Error> {
+        self.held.take().and_then(|held| held.logging).map_or(Ok(()), LoggingOn::release)
     }
 
     fn tear_down(&mut self) -> Result<(), Error> {
@@ -261,15 +267,15 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let done = match self.kind {
-            Kind::Made => self.tear_down(),
-            // As if the owner had died: what runs inside stays fenced.
-            Kind::Attached => {
-                self.held.take().and_then(|held| held.logging).map_or(Ok(()), LoggingOn::release)
+        let (done, failed) = match self.kind {
+            Kind::Made if !self.kept => {
+                (self.tear_down(), "cannot remove a sandbox; the next sweep tries again")
             }
+            // As if the owner had died: what runs inside stays fenced.
+            Kind::Made | Kind::Attached => (self.let_go(), "a sandbox was not given up cleanly"),
         };
         if let Err(error) = done {
-            tracing::error!(name = %self.name, %error, "cannot remove a sandbox; the next sweep tries again");
+            tracing::error!(name = %self.name, %error, "{failed}");
         }
     }
 }

@@ -40,6 +40,23 @@ fn a_kept_sandbox_is_taken_over_with_its_namespace_its_secret_and_its_counts() {
 }
 
 #[test]
+fn a_kept_sandbox_that_its_owner_drops_stays_with_what_runs_in_it() {
+    let scene = Scene::new();
+    let first = Sandbox::create(&spec(&scene, "a")).expect("create");
+    let start = || std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let mut workload = inside(first.netns(), start).expect("enter");
+    let id = first.id();
+    // Whoever fails half-way drops what it has.
+    drop(first);
+    assert!(workload.try_wait().expect("wait").is_none(), "what ran inside was ended");
+    let (second, difference) = adopt(&scene, "a");
+    assert_eq!((second.id(), difference), (id, None));
+    second.destroy().expect("destroy");
+    assert!(!workload.wait().expect("wait").success());
+    scene.assert_nothing_left();
+}
+
+#[test]
 fn a_fence_that_was_tampered_with_is_replaced_and_said() {
     let scene = Scene::new();
     let first = Sandbox::create(&spec(&scene, "a")).expect("create");
