@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use metrics_exporter_prometheus::PrometheusHandle;
 use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
 
@@ -73,7 +74,7 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     }
     // First of all: whoever has it is the one daemon that touches what is in the state directory.
     let mut socket = AdminSocket::bind(&config.admin_socket)?;
-    let metrics_address = config.metrics.map(bind_metrics).transpose()?;
+    let metrics = config.metrics.map(bind_metrics).transpose()?;
     let trust = exec::trust(&config.upstream_ca, config.tls_oldest, config.tls_http2)
         .map_err(|failure| failure.error)?;
     let hardening = config.hardening.map_or_else(confined::mode_of_environment, Ok);
@@ -82,25 +83,44 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
     let appliance = Appliance::start(plan).context("the appliance does not start")?;
     exec::clear_away(&config.state_dir);
     let daemon = Arc::new(Daemon::new(appliance, settings(config)));
+    let reloading = Arc::new(Reloading {
+        daemon: Arc::downgrade(&daemon),
+        config_path: config_path.to_owned(),
+        changes: Mutex::new(changes),
+    });
+    let ended = offer(&daemon, config, &mut socket, metrics.zip(Some(figures)), &reloading)
+        .and_then(|()| attend(&daemon, &signals, &reloading));
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    // However it ended: what was taken over is let go of, and only then may another daemon come.
+    stop(daemon);
+    drop(socket);
+    ended
+}
+
+/// Brings the sandboxes about and opens all doors to them.
+fn offer(
+    daemon: &Arc<Daemon>,
+    config: &Config,
+    socket: &mut AdminSocket,
+    metrics: Option<(std::net::TcpListener, PrometheusHandle)>,
+    reloading: &Arc<Reloading>,
+) -> anyhow::Result<()> {
     daemon.begin(config)?;
     if let Some(address) = config.listen {
         daemon.appliance().serve_sources(address, daemon.sources())?;
     }
     let runtime = daemon.appliance().control().runtime();
-    if let Some(listener) = metrics_address {
-        let _inside = runtime.enter();
+    let _inside = runtime.enter();
+    if let Some((listener, figures)) = metrics {
         let listener = tokio::net::TcpListener::from_std(listener).context("the metrics listener")?;
-        runtime.spawn(observe::serve(listener, figures, readiness(&daemon), refresh(&daemon)));
+        runtime.spawn(observe::serve(listener, figures, readiness(daemon), refresh(daemon)));
     }
-    let (config_path, changes) = (config_path.to_owned(), Mutex::new(changes));
-    let reloading = Arc::new(Reloading { daemon: Arc::downgrade(&daemon), config_path, changes });
-    {
-        let _inside = runtime.enter();
-        let listener = socket.listener().context("the admin socket")?;
-        let reloading = Arc::clone(&reloading);
-        let reload: Reload = Arc::new(move || reloading.now());
-        runtime.spawn(admin::serve(listener, Arc::downgrade(&daemon), reload));
-    }
+    let listener = socket.listener().context("the admin socket")?;
+    let reload: Reload = {
+        let reloading = Arc::clone(reloading);
+        Arc::new(move || reloading.now())
+    };
+    runtime.spawn(admin::serve(listener, Arc::downgrade(daemon), reload));
     tracing::info!(
         admin_socket = %config.admin_socket.display(),
         listen = config.listen.map(|at| at.to_string()),
@@ -110,11 +130,7 @@ fn serve(config: &Config, config_path: &Path, changes: Changes) -> anyhow::Resul
         "serving"
     );
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let ended = attend(&daemon, &signals, &reloading);
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    drop(socket);
-    stop(daemon);
-    ended
+    Ok(())
 }
 
 /// Stops the daemon. Calls that are still at work hold it for moments; nothing new comes in.

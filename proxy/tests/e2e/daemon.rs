@@ -91,6 +91,15 @@ impl<'a> Daemon<'a> {
         });
     }
 
+    /// Starts it as it is configured, which must fail; what it said.
+    pub(crate) fn fail_to_start(&self) -> Said {
+        assert!(self.child.is_none(), "it runs");
+        let mut start = Command::new(sluice());
+        start.env("SLUICE_HARDENING", "strict");
+        start.args(["serve", "--config"]).arg(&self.config).stdin(Stdio::null());
+        Said::of(&self.scene.inside(|| start.output()).expect("start sluice"))
+    }
+
     fn log_path(&self) -> PathBuf {
         self.scene.dir().join(format!("serve-{}.log", self.started))
     }
