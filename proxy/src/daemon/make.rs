@@ -1,12 +1,9 @@
 //! Establishing sandboxes and removing them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use sluice_netns::{
-    Admit, GuardedLink, HostFence, Kind as NetworkKind, LogLimit, LogToken, Sandbox as Network, Spec, discard,
-};
+use sluice_netns::{GuardedLink, Kind as NetworkKind, LogLimit, Sandbox as Network, Spec, discard};
 use sluice_seccomp::Notes;
 
 use super::order::Order;
@@ -260,65 +257,6 @@ impl Daemon {
         swept.outcome.map(|_| ()).map_err(Refusal::from)
     }
 
-    /// Fences the link of a sandbox that is coming, if it names one, before anything is served behind it.
-    fn guard_link(&self, order: &Order) -> Result<Option<GuardedLink>, Refusal> {
-        let name = order.name.as_str();
-        if let Some(guarded) = self.coming().get(name) {
-            return Ok(Some(guarded.clone()));
-        }
-        let Some(guarded) = guarded_link(order, self.settings.listen)? else { return Ok(None) };
-        if !exists(&guarded) {
-            return Err(Refusal::Invalid(format!(
-                "there is no link {} on this host; `ip link` shows those there are",
-                guarded.link
-            )));
-        }
-        self.coming().insert(name.to_owned(), guarded.clone());
-        self.load_host_fence().inspect_err(|_| {
-            self.coming().remove(name);
-        })?;
-        Ok(Some(guarded))
-    }
-
-    /// The same for all that are coming at the start, at once: what an earlier daemon fenced is never without.
-    pub(super) fn guard_links(&self, orders: &[Order]) {
-        let links =
-            orders.iter().filter_map(|order| guarded_link(order, self.settings.listen).ok().flatten());
-        let links: Vec<_> = links.filter(exists).map(|guarded| (guarded.name.to_string(), guarded)).collect();
-        if links.is_empty() {
-            return;
-        }
-        self.coming().extend(links);
-        if let Err(error) = self.load_host_fence() {
-            tracing::error!(%error, "the links cannot be fenced together; each is tried by itself");
-            self.coming().clear();
-        }
-    }
-
-    /// The guarded links of sandboxes that are being made.
-    fn coming(&self) -> MutexGuard<'_, BTreeMap<String, GuardedLink>> {
-        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the kernel's host fence that of all sandboxes that live or are coming, as far as their links are there.
-    pub(super) fn load_host_fence(&self) -> Result<(), Refusal> {
-        let _alone = self.host_fence.lock().unwrap_or_else(PoisonError::into_inner);
-        // First those that are coming: one that becomes a member meanwhile is in either or in both.
-        let mut links: BTreeMap<String, GuardedLink> = self.coming().clone();
-        let members = self.members();
-        let living =
-            members.iter().filter_map(|member| Some((member.name().to_owned(), member.guarded()?.clone())));
-        links.extend(living);
-        let links: Vec<_> = links.into_values().filter(exists).collect();
-        let limit = LogLimit { into: self.appliance.bypass_source().log_into(), ..LogLimit::default() };
-        let fence = HostFence { links, limit };
-        if !fence.links.is_empty() {
-            self.appliance.watch_host().map_err(MadeError::Source)?;
-        }
-        let done = if fence.links.is_empty() { HostFence::remove() } else { fence.load() };
-        done.map_err(Refusal::from)
-    }
-
     /// A fence was found other than it was loaded, and was put back.
     pub(super) fn tell_tampered(&self, name: &str, difference: &str) {
         let mut event = Event::now(Kind::FenceViolation);
@@ -403,11 +341,6 @@ impl Daemon {
     }
 }
 
-/// Whether its link is on this host.
-fn exists(guarded: &GuardedLink) -> bool {
-    nix::net::if_::if_nametoindex(guarded.link.to_string().as_str()).is_ok()
-}
-
 fn note(netns: &Path, order: &Order, sandbox: NewSandbox) -> Result<(), Refusal> {
     let directory = netns.parent().unwrap_or(netns);
     let noted = Noted { since_us: order.since.unix_micros(), sandbox };
@@ -446,19 +379,6 @@ fn mode(identity: IdentityMode) -> Mode {
         IdentityMode::Uid => Mode::Uid,
         IdentityMode::Off => Mode::Off,
     }
-}
-
-/// The link to be fenced on the host's side, and what may come out of it.
-fn guarded_link(order: &Order, listen: Option<std::net::SocketAddr>) -> Result<Option<GuardedLink>, Refusal> {
-    let (link, admit) = match (&order.shape, listen) {
-        (Shape::Attached { link: Some(link), .. }, _) => (link, Admit::Nothing),
-        (Shape::External { source, link: Some(link) }, Some(listen)) => {
-            (link, Admit::Proxy { source: source.addr(), listen })
-        }
-        _ => return Ok(None),
-    };
-    let token = LogToken::random()?;
-    Ok(Some(GuardedLink { name: order.name.clone(), token, link: link.clone(), admit }))
 }
 
 fn report(sandbox: &Sandbox, kind: Kind, detail: Option<&str>) {

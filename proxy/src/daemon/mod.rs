@@ -14,6 +14,7 @@
 
 mod denials;
 mod launches;
+mod links;
 mod make;
 mod member;
 mod order;

@@ -23,7 +23,7 @@ pub(super) struct Upkeep {
     /// Namespaces in which nobody was found the last time.
     empty: HashSet<Arc<str>>,
     /// The index of each guarded link.
-    links: BTreeMap<String, u32>,
+    pub(super) links: BTreeMap<String, u32>,
     /// Which member's fence is read back next.
     turn: usize,
 }
@@ -215,27 +215,6 @@ impl Daemon {
             }
         }
         ended
-    }
-
-    /// A link that was made anew under its old name has no chain of ours: the host fence is loaded again.
-    fn follow_links(&self) {
-        let index = |link: &str| nix::net::if_::if_nametoindex(link).ok();
-        let now: BTreeMap<String, u32> = self
-            .members()
-            .iter()
-            .filter_map(|member| member.guarded())
-            .filter_map(|guarded| Some((guarded.link.to_string(), index(&guarded.link.to_string())?)))
-            .collect();
-        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut upkeep.links, now.clone());
-        drop(upkeep);
-        let replaced = now.iter().any(|(link, index)| before.get(link) != Some(index));
-        if replaced {
-            match self.load_host_fence() {
-                Ok(()) => tracing::debug!("the host fence was loaded for a link that is new"),
-                Err(error) => tracing::error!(%error, "a link is new; the host fence cannot be loaded"),
-            }
-        }
     }
 
     /// Reads one sandbox' fence back, each in its turn, and puts it back where somebody changed it.
