@@ -276,3 +276,54 @@ fn no_connection_tracking_is_switched_on() {
     assert!(rules.contains("table inet sluice"), "{rules}");
     assert!(!rules.split_whitespace().any(|word| word == "ct"), "{rules}");
 }
+
+#[test]
+fn whatever_was_changed_is_seen_when_the_fence_is_read_back_and_put_right() {
+    let scene = Scene::new();
+    let sandbox = scene.sandbox("changed");
+    let nft = |arguments: &str| {
+        let run = || Command::new("nft").args(arguments.split(' ')).output();
+        let output = inside(sandbox.netns(), run).expect("enter").expect("nft");
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let handle = |comment: &str| {
+        let listed = nft("-a list table inet sluice");
+        let rule = listed.lines().find(|line| line.contains(comment)).expect(comment).to_owned();
+        rule.rsplit(' ').next().expect("a handle").to_owned()
+    };
+    let proxy = "to and from the proxy";
+    for (what, change) in [
+        ("a table put to sleep", "add table inet sluice { flags dormant ; }".to_owned()),
+        (
+            "a rule for all addresses",
+            format!(
+                "replace rule inet sluice output handle {} oif lo ip daddr 0.0.0.0/0 accept comment \"{proxy}\"",
+                handle(proxy)
+            ),
+        ),
+    ] {
+        sandbox.check_fence().expect("as it was loaded");
+        nft(&change);
+        sandbox.check_fence().expect_err(what);
+        sandbox.repair_fence().expect("repair");
+        sandbox.check_fence().expect("repaired");
+    }
+    for (what, from, to) in [
+        ("another protocol", "meta l4proto tcp goto refuse_tcp", "meta l4proto sctp goto refuse_tcp"),
+        ("another link", "oif \"lo\"", "oif != \"lo\""),
+        ("another kind of address", "fib daddr type local", "fib daddr type unicast"),
+        ("other refusals", "admin-prohibited", "host-unreachable"),
+    ] {
+        let before = nft("list table inet sluice");
+        assert!(before.contains(from), "no {from} in\n{before}");
+        let file = scene.state_dir().join("changed.nft");
+        std::fs::write(&file, format!("flush table inet sluice\n{}", before.replace(from, to)))
+            .expect("write");
+        nft(&format!("-f {}", file.display()));
+        sandbox.check_fence().expect_err(what);
+        sandbox.repair_fence().expect("repair");
+        sandbox.check_fence().expect("repaired");
+        std::fs::remove_file(file).expect("remove");
+    }
+}

@@ -10,7 +10,7 @@ use scene::Scene;
 use scene::bare::{Bare, run, within};
 use scene::host::{Host, guarded, proxy_for};
 use scene::kmsg::{lines_with, open_kmsg_at_its_end};
-use sluice_netns::{Admit, GuardedLink, HostFence};
+use sluice_netns::{Admit, GuardedLink, HostCounterReader, HostFence, LogLimit};
 
 /// How long to wait for an answer that must not come. The ones that must take well below a millisecond.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -205,7 +205,7 @@ fn many_links_are_one_transaction() {
         })
         .collect();
     host.load(&links);
-    assert_eq!(within(&host.host, HostFence::violations).expect("violations").len(), 40);
+    assert_eq!(within(&host.host, || HostCounterReader::open()?.read()).expect("violations").len(), 40);
 }
 
 #[test]
@@ -223,4 +223,32 @@ fn counts_go_on_when_the_fence_is_loaded_again_with_another_link() {
     assert_eq!(host.violations("guest-1").packets, 0);
     host.load(&[first]);
     assert!(host.violations("guest-0").packets >= before);
+}
+
+#[test]
+fn whatever_was_changed_is_seen_when_the_host_fence_is_read_back() {
+    let (scene, host) = (Scene::new(), Host::start());
+    let links =
+        vec![guarded(&scene, 0, proxy_for("10.9.0.2", "10.9.0.1:3128")), guarded(&scene, 1, Admit::Nothing)];
+    let fence = HostFence { links, limit: LogLimit::default() };
+    let check = || within(&host.host, || fence.check());
+    within(&host.host, || fence.try_out()).expect("it can be loaded");
+    check().expect_err("it is not loaded");
+    for change in [
+        &["delete", "table", "netdev", "sluice_host"][..],
+        &["flush", "ruleset"],
+        &["add", "table", "netdev", "sluice_host", "{ flags dormant ; }"],
+        &["add", "element", "netdev", "sluice_host", "flow4", "{ tap0 . 10.9.0.2 . 10.9.0.1 . 22 }"],
+        &["flush", "set", "netdev", "sluice_host", "flow4"],
+        &["insert", "rule", "netdev", "sluice_host", "admit", "accept"],
+    ] {
+        within(&host.host, || fence.load()).expect("load");
+        check().expect("as it was loaded");
+        run(&host.host, &[&["nft"], change].concat());
+        let error = check().expect_err(&format!("{change:?}"));
+        assert!(!error.to_string().is_empty());
+    }
+    run(&host.host, &["ip", "link", "del", "tap0"]);
+    let error = within(&host.host, || fence.try_out()).expect_err("no such link");
+    assert!(error.to_string().contains("try the host fence out"), "{error}");
 }

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
 use super::scrape::Family;
 use super::{CounterSocket, host, inner};
 use crate::Error;
@@ -104,34 +102,5 @@ impl HostCounterReader {
             .into_iter()
             .filter_map(|(name, traffic)| Some((name.strip_prefix("dropped_")?.to_owned(), traffic)))
             .collect())
-    }
-}
-
-/// The counters among nft's objects. (Not through the nftables crate, whose counts end at 4 GiB.)
-pub(super) fn named(objects: &[Value]) -> impl Iterator<Item = (&str, Traffic)> {
-    objects.iter().filter_map(|object| object.get("counter")).filter_map(|counter| {
-        let count = |field| counter.get(field).and_then(Value::as_u64);
-        let traffic = Traffic { packets: count("packets")?, bytes: count("bytes")? };
-        Some((counter.get("name")?.as_str()?, traffic))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn counts_beyond_32_bits_are_read() {
-        let objects = [
-            json!({"metainfo": {"version": "1.0.6"}}),
-            json!({"counter": {"name": "refused_udp", "packets": 5_000_000_000_u64, "bytes": 6_000_000_000_000_u64}}),
-            json!({"counter": {"name": "somebody else's", "packets": 1, "bytes": 1}}),
-            json!({"counter": {"name": "refused_tcp", "packets": 2, "bytes": 120}}),
-        ];
-        let found: Vec<_> = named(&objects).collect();
-        assert_eq!(found[0].1, Traffic { packets: 5_000_000_000, bytes: 6_000_000_000_000 });
-        assert_eq!(found[2], ("refused_tcp", Traffic { packets: 2, bytes: 120 }));
     }
 }

@@ -16,7 +16,7 @@
 //! The kernel finds a link's chain by the link and looks tuples up by hash, so the cost of a packet does not depend
 //! on how many sandboxes there are. If a daemon dies, the fence stays.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -30,10 +30,13 @@ use super::rules::{
     FenceTable, LogLimit, TableBuilder, accept, address_is, advertised_is, arrival_link, count, drop,
     field_is, jump, log, meta_is, payload, protocol_is, removal, text, tuple_is_in,
 };
-use super::{HostCounterReader, LogPrefix, Traffic, counters, nft};
+use super::{HostCounterReader, LogPrefix, Traffic, nft};
 use crate::{Error, LogToken, SandboxName};
 
 pub(super) const TABLE: &str = "sluice_host";
+
+/// Made and removed in one transaction.
+const TRIAL_TABLE: &str = "sluice_host_trial";
 
 /// Before everything else at the ingress hook.
 const PRIORITY: i32 = -500;
@@ -103,7 +106,7 @@ impl HostFence {
     /// reads it back. Loading the same twice is fine. The counts of sandboxes that stay go on; a packet that is dropped
     /// in the very moment between may be missing from them.
     pub fn load(&self) -> Result<(), Error> {
-        let table = self.table(&HostCounterReader::open()?.read()?);
+        let table = self.table(TABLE, &HostCounterReader::open()?.read()?);
         nft::load_into_own(&table, &table.replace())
     }
 
@@ -112,16 +115,20 @@ impl HostFence {
         nft::run_transaction(&removal(NfFamily::NetDev, TABLE), "remove the host fence")
     }
 
-    /// What each sandbox's links dropped since the fence was loaded.
-    pub fn violations() -> Result<BTreeMap<SandboxName, Traffic>, Error> {
-        let objects = nft::list_table(NfFamily::NetDev, TABLE)?;
-        Ok(counters::named(&objects)
-            .filter_map(|(name, traffic)| Some((name.strip_prefix("dropped_")?.parse().ok()?, traffic)))
-            .collect())
+    /// Reads the host fence back from the kernel; an error if it is not this one.
+    pub fn check(&self) -> Result<(), Error> {
+        nft::check_own(&self.table(TABLE, &HashMap::new()))
     }
 
-    fn table(&self, counted: &HashMap<String, Traffic>) -> FenceTable {
-        let mut table = TableBuilder::new(NfFamily::NetDev, TABLE);
+    /// Whether the kernel would take this fence, which is not loaded: of several links one may be of a kind that has no
+    /// ingress hook.
+    pub fn try_out(&self) -> Result<(), Error> {
+        let table = self.table(TRIAL_TABLE, &HashMap::new());
+        nft::run_transaction(&table.come_and_go(), "try the host fence out")
+    }
+
+    fn table(&self, name: &'static str, counted: &HashMap<String, Traffic>) -> FenceTable {
+        let mut table = TableBuilder::new(NfFamily::NetDev, name);
         self.add_sets(&mut table);
         table.counter("kernel_noise");
         table.plain_chain("admit");

@@ -200,6 +200,13 @@ impl FenceTable {
         self.transaction([NfCmd::Add(self.table()), NfCmd::Delete(self.table()), NfCmd::Add(self.table())])
     }
 
+    /// The transaction that makes the table and removes it, which shows whether the kernel would take it.
+    pub(super) fn come_and_go(&self) -> Nftables<'static> {
+        let mut all = self.create();
+        all.objects.to_mut().push(NfObject::CmdObject(NfCmd::Delete(self.table())));
+        all
+    }
+
     fn transaction(&self, table: impl IntoIterator<Item = NfCmd<'static>>) -> Nftables<'static> {
         let objects = self.objects.iter().cloned().map(NfCmd::Add);
         Nftables { objects: table.into_iter().chain(objects).map(NfObject::CmdObject).collect() }
