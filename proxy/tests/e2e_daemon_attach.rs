@@ -4,7 +4,9 @@ mod e2e;
 
 use std::process::{Command, Stdio};
 
-use e2e::{BODY, Container, Daemon, HttpOrigin, Scene, Secure, alone_with_the_host_fence, eventually};
+use e2e::{
+    BODY, Container, Daemon, HttpOrigin, STATE_DIR, Scene, Secure, alone_with_the_host_fence, eventually, python,
+};
 
 #[test]
 fn a_foreign_namespace_has_the_proxy_and_nothing_else_until_it_is_given_back() {
@@ -129,9 +131,9 @@ fn a_namespace_that_ends_is_noticed() {
 }
 
 #[test]
-fn a_namespace_of_the_configuration_is_waited_for() {
+fn a_namespace_of_the_configuration_is_waited_for_again_and_again() {
     let scene = Scene::new();
-    let container = Container::start();
+    let mut container = Container::start();
     let path = scene.dir().join("netns");
     let more = format!("sandboxes:\n  - {{ name: box, netns: {}, policy: open }}\n", path.display());
     let mut daemon = Daemon::start(&scene, &more);
@@ -146,8 +148,19 @@ fn a_namespace_of_the_configuration_is_waited_for() {
     assert!(!container.reaches_the_host());
     daemon.restart();
     assert_eq!(daemon.ask_json(&["sandbox", "ls"])["sandboxes"][0]["kind"], "attached");
+    // A container that is started anew has another namespace under the same path.
+    let next = Container::start();
+    std::fs::remove_file(&path).expect("unlink");
+    container.end();
+    eventually("its end is told", || daemon.events_of("sandbox.stopped", "box").len() == 1);
+    assert_eq!(daemon.ask_json(&["sandbox", "ls"])["waiting"][0]["name"], "box");
+    std::os::unix::fs::symlink(format!("/proc/{}/ns/net", next.pid()), &path).expect("link");
+    eventually("it is attached again", || {
+        daemon.ask_json(&["sandbox", "ls"])["sandboxes"][0]["name"] == "box"
+    });
+    assert!(!next.reaches_the_host());
     daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
-    assert!(container.reaches_the_host());
+    assert!(next.reaches_the_host());
 }
 
 #[test]
@@ -180,4 +193,83 @@ fn links_stay_fenced_while_daemons_change() {
         daemon.ask(&["sandbox", "rm", name]).ended_with(0);
     }
     assert!(containers.iter().all(Container::reaches_the_host), "the host fence was left behind");
+}
+
+#[test]
+fn a_host_fence_that_somebody_took_away_comes_back_and_is_told() {
+    let _alone = alone_with_the_host_fence();
+    let scene = Scene::new();
+    let container = Container::start();
+    // Also makes the two ends know each other, which takes seconds once it has failed.
+    assert!(container.reaches_the_host(), "the stand-in is broken");
+    let daemon = Daemon::start(&scene, "");
+    let attach = ["sandbox", "attach", "box", "--pid", &container.pid(), "--link", &container.link];
+    daemon.ask(&attach).ended_with(0);
+    let state = || daemon.ask_json(&["sandbox", "show", "box"])["host_fence"].clone();
+    assert_eq!(state()["state"], "up");
+    let told = |count: usize| {
+        let told = daemon.events_of("fence.violation", "box");
+        told.iter().filter(|event| event["reason"] == "fence_changed").count() >= count
+    };
+    // As a firewall does that is loaded anew.
+    run_here(&["nft", "delete", "table", "netdev", "sluice_host"]);
+    eventually("it is told that it was away", || told(1));
+    eventually("it is back", || state()["state"] == "up");
+    // As only somebody does who knows it.
+    run_here(&["nft", "insert", "rule", "netdev", "sluice_host", "admit", "accept"]);
+    eventually("it is told that it was changed", || told(2));
+    eventually("it is back", || state()["state"] == "up");
+    assert_eq!(container.inside(&["nft", "flush", "ruleset"]).0, 0);
+    assert!(!container.reaches_the_host());
+    daemon.ask(&["sandbox", "rm", "box"]).ended_with(0);
+    assert!(container.reaches_the_host(), "the host fence was left behind");
+}
+
+#[test]
+fn a_kept_sandbox_that_cannot_be_served_keeps_its_link_fenced() {
+    let _alone = alone_with_the_host_fence();
+    let scene = Scene::new();
+    let containers = [Container::start(), Container::start()];
+    assert!(containers.iter().all(Container::reaches_the_host), "the stand-ins are broken");
+    let mut daemon = Daemon::start(&scene, "");
+    for (name, container) in ["spoilt", "busy"].iter().zip(&containers) {
+        let attach = ["sandbox", "attach", name, "--pid", &container.pid(), "--link", &container.link];
+        daemon.ask(&attach).ended_with(0);
+    }
+    daemon.end(nix::sys::signal::Signal::SIGKILL);
+    // One's note has a policy that this daemon does not understand, the other's port is taken.
+    let note = format!("{STATE_DIR}/sandboxes/spoilt/served.json");
+    scene.inside(|| {
+        let text = std::fs::read_to_string(&note).expect("read").replace("\"deny\"", "{\"new\":1}");
+        std::fs::write(&note, text).expect("write");
+    });
+    let server = "import socket, sys; s = socket.create_server(('10.200.0.1', 3128)); sys.stdin.read()";
+    let mut taken = std::process::Command::new("nsenter");
+    taken.args(["-n", "-t", &containers[1].pid()]).arg(python()).args(["-c", server]);
+    let mut taken = taken.stdin(std::process::Stdio::piped()).spawn().expect("nsenter");
+    eventually("the port is taken", || containers[1].inside(&["ss", "-ltn"]).1.contains("10.200.0.1:3128"));
+
+    daemon.restart();
+    let list = daemon.ask_json(&["sandbox", "ls"]);
+    assert_eq!(list["sandboxes"], serde_json::json!([]), "{list}");
+    assert_eq!(list["waiting"][0]["name"], "busy", "{list}");
+    for container in &containers {
+        assert_eq!(container.inside(&["nft", "flush", "ruleset"]).0, 0);
+        assert!(!container.reaches_the_host(), "its link is open");
+    }
+    drop(taken.stdin.take());
+    taken.wait().expect("wait");
+    eventually("it is served", || daemon.ask_json(&["sandbox", "ls"])["sandboxes"][0]["name"] == "busy");
+    assert_eq!(daemon.ask_json(&["sandbox", "show", "busy"])["host_fence"]["state"], "up");
+    for (name, container) in ["spoilt", "busy"].iter().zip(&containers) {
+        assert!(!container.reaches_the_host());
+        daemon.ask(&["sandbox", "rm", name]).ended_with(0);
+        assert!(container.reaches_the_host(), "{name} was not given back");
+    }
+    assert_eq!(scene.remains(), Vec::<String>::new());
+}
+
+fn run_here(command: &[&str]) {
+    let status = std::process::Command::new(command[0]).args(&command[1..]).status().expect("run");
+    assert!(status.success(), "{command:?}");
 }

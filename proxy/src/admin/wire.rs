@@ -291,8 +291,11 @@ pub enum FenceState {
 /// The fence on the host's side of a link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HostFence {
-    /// Whether there is one.
+    /// How it stands.
     pub state: FenceState,
+    /// In what it differs, or why it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,

@@ -354,9 +354,15 @@ fn fence_inside(detail: &Detail) -> String {
 }
 
 fn fence_on_host(detail: &Detail) -> String {
-    match (&detail.host_fence.link, detail.summary.kind) {
+    let fence = &detail.host_fence;
+    match (&fence.link, detail.summary.kind) {
         (Some(link), _) => {
-            format!("on {link}, {} packets dropped", detail.host_fence.dropped.unwrap_or(0))
+            let state = match (fence.state, &fence.detail) {
+                (FenceState::Up, _) => "up, read back just now".to_owned(),
+                (_, why) => format!("DIFFERS: {}", why.as_deref().unwrap_or("")),
+            };
+            let dropped = fence.dropped.map(|dropped| format!("\n{dropped} packets dropped"));
+            format!("on {link}: {state}{}", dropped.unwrap_or_default())
         }
         (None, Kind::Made) => "not needed: there is no link".into(),
         (None, _) => "none: its `link` is not named".into(),

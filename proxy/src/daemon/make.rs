@@ -34,23 +34,20 @@ impl Daemon {
 
     fn settle(&self, order: Order, take_over: bool) -> Result<Arc<Member>, Refusal> {
         let claim = self.claim(order.name.as_str())?;
-        let guarded = self.guard_link(&order)?;
-        let made = self.build(order, guarded.clone(), take_over);
+        let made = self.guard_link(&order).and_then(|guarded| self.build(order, guarded, take_over));
         match made {
             Ok(member) => {
                 let member = Arc::new(member);
                 claim.settle(Arc::clone(&member));
-                self.coming().remove(member.name());
                 self.enrol();
                 report(member.sandbox(), Kind::SandboxStarted, None);
                 reload::loaded(member.sandbox(), &member.policy().label);
                 Ok(member)
             }
             Err(refusal) => {
-                let name = claim.name.clone();
-                drop(claim);
-                if self.coming().remove(&*name).is_some() {
-                    self.load_host_fence().unwrap_or_else(|error| tracing::error!(%error, "the host fence"));
+                // What may have been fenced before, by an earlier daemon, stays so while it cannot be served.
+                if !take_over {
+                    self.unguard(&claim.name);
                 }
                 Err(refusal)
             }
@@ -239,8 +236,10 @@ impl Daemon {
             }
             Ok(())
         };
-        if member.guarded().is_some() {
-            self.load_host_fence()?;
+        if member.guarded().is_some()
+            && let Err(error) = self.load_host_fence()
+        {
+            tracing::error!(%error, sandbox = &*claim.name, "its link stays fenced until the host fence can be loaded");
         }
         let _ = std::fs::remove_dir_all(trusted::host_directory(&self.settings.state_dir, &claim.name));
         report(member.sandbox(), Kind::SandboxStopped, Some(why));
@@ -252,9 +251,21 @@ impl Daemon {
     fn discard_kept(&self, name: &str) -> Result<(), Refusal> {
         let unknown = || Refusal::NotFound(name.to_owned());
         let parsed = name.parse().map_err(|_| unknown())?;
-        let _claim = self.claim(name)?;
-        let swept = discard(&self.settings.state_dir, &parsed)?.ok_or_else(unknown)?;
-        swept.outcome.map(|_| ()).map_err(Refusal::from)
+        let claim = self.claim(name)?;
+        let swept = discard(&self.settings.state_dir, &parsed)?;
+        if let Some(swept) = swept {
+            swept.outcome?;
+        } else if let Some(why) = self.waits_by_configuration(name) {
+            return Err(Refusal::Invalid(format!(
+                "sandbox {name} of the configuration is not there yet: {why}; to give it up, take it out of the \
+                 configuration"
+            )));
+        } else if !self.forget_waiting(name) {
+            return Err(unknown());
+        }
+        self.forget_waiting(name);
+        self.unguard(&claim.name);
+        Ok(())
     }
 
     /// A fence was found other than it was loaded, and was put back.

@@ -105,6 +105,25 @@ impl Member {
         self.origin
     }
 
+    /// The order that would bring it about again, for one of the configuration that is attached.
+    pub(super) fn configured_again(&self) -> Option<Order> {
+        if self.origin != Origin::Config || !matches!(self.shape, Shape::Attached { .. }) {
+            return None;
+        }
+        let policy = self.policy().clone();
+        Some(Order {
+            name: self.name().parse().ok()?,
+            shape: self.shape.clone(),
+            policy: policy.file,
+            policy_label: policy.label,
+            policy_text: None,
+            identity: self.identity,
+            limits: self.limits,
+            origin: self.origin,
+            since: Time::now(),
+        })
+    }
+
     pub(super) fn identity(&self) -> IdentityMode {
         self.identity
     }
@@ -161,6 +180,10 @@ impl Member {
                 ("other", counters.other.packets),
             ]
         });
-        Fenced { refused, dropped }
+        let notes_lost = self
+            .notes
+            .as_ref()
+            .map(|notes| [("overwritten", notes.overflow()), ("garbled", notes.garbled())]);
+        Fenced { refused, dropped, notes_lost }
     }
 }

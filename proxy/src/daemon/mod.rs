@@ -5,7 +5,7 @@
 //!
 //! The life of a served sandbox: an [`Order`] (`order.rs`) comes from the configuration, from the API or from what an
 //! earlier daemon noted (`state.rs`); [`Daemon::establish`] (`make.rs`) makes, attaches or takes over its network,
-//! fences it, watches it and serves it; it is a [`Member`] (`member.rs`) until it is removed (`make.rs`) or its
+//! fences it (its link on the host too, `links.rs`), watches it and serves it; it is a [`Member`] (`member.rs`) until it is removed (`make.rs`) or its
 //! namespace ends (`upkeep.rs`). `view.rs` tells about it, `denials.rs` about what it was refused; `launches.rs` keeps
 //! the commands that were started in it.
 //!
@@ -32,8 +32,6 @@ pub use launches::Attended;
 pub use member::Member;
 pub use order::Order;
 pub use refusal::Refusal;
-
-use sluice_netns::GuardedLink;
 
 use crate::appliance::Appliance;
 use crate::sandbox::Sources;
@@ -63,10 +61,10 @@ pub struct Daemon {
     /// Held while they are listed and set: of two lists made at once the older one must not win.
     enrolling: Mutex<()>,
     members: Mutex<BTreeMap<Arc<str>, Place>>,
-    /// Held while the host fence is loaded: it is one table for all.
-    host_fence: Mutex<()>,
-    /// Guarded links of sandboxes that are being made.
-    coming: Mutex<BTreeMap<String, GuardedLink>>,
+    links: links::Links,
+    /// Held while sandboxes of the configuration are brought about or removed: two lists of them at once would undo each
+    /// other.
+    following: Mutex<()>,
     upkeep: Mutex<upkeep::Upkeep>,
 }
 
@@ -88,8 +86,8 @@ impl Daemon {
             sources: Arc::default(),
             enrolling: Mutex::default(),
             members: Mutex::default(),
-            host_fence: Mutex::default(),
-            coming: Mutex::default(),
+            links: links::Links::default(),
+            following: Mutex::default(),
             upkeep: Mutex::default(),
         }
     }
@@ -185,8 +183,12 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut members = self.daemon.lock();
         match self.becomes.take() {
-            Some(member) => members.insert(Arc::clone(&self.name), Place::Living(member)),
-            None => members.remove(&self.name),
-        };
+            Some(member) => {
+                members.insert(Arc::clone(&self.name), Place::Living(member));
+                // Its link is the member's from now on. Before the name is given up: its next user may have one too.
+                self.daemon.links.others().remove(&*self.name);
+            }
+            None => drop(members.remove(&self.name)),
+        }
     }
 }

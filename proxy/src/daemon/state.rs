@@ -52,6 +52,14 @@ pub(super) fn read(directory: &Path) -> io::Result<Option<Noted>> {
     Ok(Some(serde_json::from_slice(&text)?))
 }
 
+/// The link that was noted, also where the rest makes no sense to this version.
+pub(super) fn noted_link(directory: &Path) -> Option<String> {
+    let mut text = Vec::new();
+    fs::File::open(directory.join(FILE)).ok()?.take(OCTETS_MAX).read_to_end(&mut text).ok()?;
+    let noted: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    noted["sandbox"]["link"].as_str().map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +75,11 @@ mod tests {
         let again = read(dir.path()).unwrap().unwrap();
         assert_eq!((again.since_us, &*again.sandbox.name, again.sandbox.limits.connections), (5, "a", 9));
         assert!(matches!(&again.sandbox.policy, PolicyText::Text { file, .. } if file == "/p.yaml"));
+        assert_eq!(noted_link(dir.path()), None);
+        let newer = br#"{"sandbox":{"name":"a","link":"veth7","policy":{"unheard":"of"}}}"#;
+        fs::write(dir.path().join(FILE), newer).unwrap();
+        read(dir.path()).unwrap_err();
+        assert_eq!(noted_link(dir.path()).as_deref(), Some("veth7"), "its link can be fenced all the same");
         fs::write(dir.path().join(FILE), b"{").unwrap();
         read(dir.path()).unwrap_err();
     }

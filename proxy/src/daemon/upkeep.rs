@@ -2,10 +2,11 @@
 //! noticing namespaces that ended, links that were replaced and fences that were changed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use sluice_netns::{NamespaceId, SandboxName, kept, sweep};
 
+use super::links::shut_link;
 use super::order::Order;
 use super::{Daemon, Member, Refusal, state};
 use crate::admin::wire::{Collected, CollectedSandbox, Kind, Origin, Waiting};
@@ -18,12 +19,10 @@ const HANDS: usize = 8;
 /// What upkeep remembers from one round to the next.
 #[derive(Default)]
 pub(super) struct Upkeep {
-    /// Sandboxes of the configuration that cannot be yet, and why.
+    /// Sandboxes that cannot be yet, and why: of the configuration, or kept by an earlier daemon.
     waiting: Vec<(Order, String)>,
     /// Namespaces in which nobody was found the last time.
     empty: HashSet<Arc<str>>,
-    /// The index of each guarded link.
-    pub(super) links: BTreeMap<String, u32>,
     /// Which member's fence is read back next.
     turn: usize,
 }
@@ -35,6 +34,7 @@ impl Daemon {
         let mut orders: Vec<Order> =
             config.sandboxes.iter().map(Order::from_config).collect::<Result<_, _>>()?;
         let configured: HashSet<SandboxName> = orders.iter().map(|order| order.name.clone()).collect();
+        let mut left = Vec::new();
         for name in kept(&self.settings.state_dir)? {
             if configured.contains(&name) {
                 continue;
@@ -42,10 +42,14 @@ impl Daemon {
             match self.noted_order(&name) {
                 Ok(Some(order)) => orders.push(order),
                 Ok(None) => self.drop_unclaimed(&name),
-                Err(error) => tracing::error!(%name, %error, "a kept sandbox is not served; it stays fenced"),
+                Err(error) => {
+                    tracing::error!(%name, %error, "a kept sandbox is not served; it stays fenced");
+                    let link = state::noted_link(&state::directory(&self.settings.state_dir, name.as_str()));
+                    left.extend(link.and_then(|link| shut_link(&name, &link)));
+                }
             }
         }
-        self.guard_links(&orders);
+        self.guard_links(&orders, left);
         let queue = std::sync::Mutex::new(orders.into_iter());
         let failed = std::sync::Mutex::new(Vec::new());
         std::thread::scope(|scope| {
@@ -76,12 +80,12 @@ impl Daemon {
             }
             (Origin::Config, true) => {
                 tracing::warn!(%name, why, "a sandbox of the configuration has to wait");
-                self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).waiting.push((order, why));
             }
             (Origin::Api, _) => {
-                tracing::error!(%name, why, "a kept sandbox is not served; it stays as it is");
+                tracing::error!(%name, why, "a kept sandbox is not served yet; it stays fenced");
             }
         }
+        self.upkeep().waiting.push((order, why));
         Ok(())
     }
 
@@ -108,9 +112,14 @@ impl Daemon {
         }
     }
 
+    fn upkeep(&self) -> MutexGuard<'_, Upkeep> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Follows a configuration that was read anew: new sandboxes are brought about, those that are gone from it are
     /// removed. Policies are the caller's.
     pub fn follow(&self, config: &Config) {
+        let _alone = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let entries: BTreeMap<&str, _> = config.sandboxes.iter().map(|entry| (&*entry.name, entry)).collect();
         for member in self.members() {
             if member.origin() == Origin::Config && !entries.contains_key(member.name()) {
@@ -120,9 +129,13 @@ impl Daemon {
                 }
             }
         }
-        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        upkeep.waiting.clear();
-        drop(upkeep);
+        let (waited, kept) = std::mem::take(&mut self.upkeep().waiting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(order, _)| order.origin == Origin::Config);
+        self.upkeep().waiting = kept;
+        for (order, _) in waited.iter().filter(|(order, _)| !entries.contains_key(order.name.as_str())) {
+            self.unguard(order.name.as_str());
+        }
         for entry in entries.values() {
             match self.member(&entry.name) {
                 Ok(member) if *member.shape() != entry.shape || member.limits() != entry.limits => {
@@ -138,8 +151,7 @@ impl Daemon {
                         Err(refusal) => {
                             let why = refusal.to_string();
                             tracing::warn!(name = &*entry.name, why, "a new sandbox has to wait");
-                            let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-                            upkeep.waiting.push((order, why));
+                            self.wait(order, why);
                         }
                     },
                     Err(error) => tracing::error!(name = &*entry.name, %error, "a new sandbox cannot be"),
@@ -150,7 +162,7 @@ impl Daemon {
 
     /// Those that wait for their namespace or link, and why.
     pub fn waiting(&self) -> Vec<Waiting> {
-        let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let upkeep = self.upkeep();
         let told =
             |(order, why): &(Order, String)| Waiting { name: order.name.to_string(), why: why.clone() };
         upkeep.waiting.iter().map(told).collect()
@@ -160,24 +172,45 @@ impl Daemon {
     pub fn round(&self) {
         self.try_waiting();
         self.end_the_empty(false);
-        self.follow_links();
+        self.check_host_fence();
         self.check_a_fence();
     }
 
     fn try_waiting(&self) {
-        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = std::mem::take(&mut upkeep.waiting);
-        drop(upkeep);
+        // While the configuration is followed, that tries them.
+        let Ok(_alone) = self.following.try_lock() else { return };
+        let waiting = std::mem::take(&mut self.upkeep().waiting);
         for (order, _) in waiting {
             let name = order.name.clone();
             match self.restore(order.clone()) {
                 Ok(_) => tracing::info!(%name, "a sandbox that had to wait is served"),
-                Err(refusal) => {
-                    let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-                    upkeep.waiting.push((order, refusal.to_string()));
-                }
+                Err(refusal) => self.wait(order, refusal.to_string()),
             }
         }
+    }
+
+    /// Lets a sandbox wait, unless it is there.
+    fn wait(&self, order: Order, why: String) {
+        let is_there = self.member(order.name.as_str()).is_ok_and(|member| member.origin() == order.origin);
+        if !is_there {
+            self.upkeep().waiting.push((order, why));
+        }
+    }
+
+    /// Why a sandbox of the configuration waits, if it does.
+    pub(super) fn waits_by_configuration(&self, name: &str) -> Option<String> {
+        let upkeep = self.upkeep();
+        let of_config =
+            |(order, _): &&(Order, String)| order.name.as_str() == name && order.origin == Origin::Config;
+        upkeep.waiting.iter().find(of_config).map(|(_, why)| why.clone())
+    }
+
+    /// Lets a kept sandbox that is removed wait no longer; whether it did.
+    pub(super) fn forget_waiting(&self, name: &str) -> bool {
+        let mut upkeep = self.upkeep();
+        let before = upkeep.waiting.len();
+        upkeep.waiting.retain(|(order, _)| order.name.as_str() != name || order.origin == Origin::Config);
+        upkeep.waiting.len() < before
     }
 
     /// Ends the attached sandboxes whose namespace nobody uses any more. Of two looks in a row, unless `at_once`: a
@@ -200,16 +233,19 @@ impl Daemon {
             .filter(|member| !is_in_use(member, &inhabited))
             .map(|member| Arc::clone(member.sandbox().shared_name()))
             .collect();
-        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut upkeep.empty, empty.clone());
-        drop(upkeep);
+        let before = std::mem::replace(&mut self.upkeep().empty, empty.clone());
         let dead = empty.into_iter().filter(|name| at_once || before.contains(name));
         let mut ended = Vec::new();
         for name in dead {
+            let again = self.member(&name).ok().and_then(|member| member.configured_again());
             match self.remove(&name, "its namespace ended") {
                 Ok(()) => {
                     tracing::info!(name = &*name, "an attached namespace ended");
                     ended.push(name.to_string());
+                    // The configuration still wants it: its namespace may come again under the same path.
+                    if let Some(order) = again {
+                        self.wait(order, "its namespace ended".to_owned());
+                    }
                 }
                 Err(error) => tracing::error!(name = &*name, %error, "an ended sandbox cannot be removed"),
             }
@@ -220,7 +256,7 @@ impl Daemon {
     /// Reads one sandbox' fence back, each in its turn, and puts it back where somebody changed it.
     fn check_a_fence(&self) {
         let members = self.members();
-        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut upkeep = self.upkeep();
         upkeep.turn = upkeep.turn.wrapping_add(1);
         let turn = upkeep.turn;
         drop(upkeep);

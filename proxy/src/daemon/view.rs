@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use sluice_netns::{HostFence, SandboxName, Traffic};
-
+use super::links::host_counts;
 use super::{Daemon, Member, Refusal};
 use crate::admin::wire::{
-    Confinement, Counts, Detail, Fence, FenceState, HostFence as HostFenceView, Identity, IdentitySource,
-    Inside, Kind, Level, Namespace, Origin, PolicyBody, PolicyText, ProcessInside, Summary,
+    Confinement, Counts, Detail, Fence, FenceState, Identity, IdentitySource, Inside, Kind, Level, Namespace,
+    Origin, PolicyBody, PolicyText, ProcessInside, Summary,
 };
 use crate::config::{IdentityMode, Shape};
 use crate::event::Time;
@@ -49,7 +48,7 @@ impl Daemon {
             },
             namespace,
             fence: fence(&member),
-            host_fence: host_fence(&member),
+            host_fence: self.host_fence_of(&member),
             identity: identity(self, &member),
             confinement: confinement(&member),
             tls: self.inside(&member),
@@ -99,26 +98,21 @@ impl Daemon {
     /// The figures of all sandboxes, as Prometheus reads them.
     pub fn figures(&self) -> String {
         let members = self.members();
-        let dropped = if members.iter().any(|member| member.guarded().is_some()) {
-            violations()
-        } else {
-            HashMap::new()
-        };
+        let guards = members.iter().any(|member| member.guarded().is_some());
+        let counts = if guards { host_counts() } else { Ok(HashMap::new()) };
+        let counts =
+            counts.inspect_err(|why| tracing::warn!(why, "the host fence's counters cannot be read"));
+        let counts = counts.unwrap_or_default();
         let rows: Vec<_> = members
             .iter()
             .map(|member| {
-                let dropped = member.guarded().map(|_| dropped.get(member.name()).copied().unwrap_or(0));
+                let dropped = member.guarded().and_then(|_| Some(counts.get(member.name())?.packets));
                 let fenced: Fenced = member.fenced(dropped);
                 (Arc::clone(member.sandbox().shared_name()), member.sandbox().measures(), fenced)
             })
             .collect();
         measures::render(&rows)
     }
-}
-
-fn violations() -> HashMap<String, u64> {
-    let told = |(name, traffic): (SandboxName, Traffic)| (name.to_string(), traffic.packets);
-    HostFence::violations().map(|all| all.into_iter().map(told).collect()).unwrap_or_default()
 }
 
 fn summary(member: &Member) -> Summary {
@@ -161,17 +155,6 @@ fn fence(member: &Member) -> Fence {
     match checked {
         Ok(()) => Fence { state: FenceState::Up, detail: None, counters },
         Err(error) => Fence { state: FenceState::Differs, detail: Some(error.to_string()), counters },
-    }
-}
-
-fn host_fence(member: &Member) -> HostFenceView {
-    match member.guarded() {
-        Some(guarded) => HostFenceView {
-            state: FenceState::Up,
-            link: Some(guarded.link.to_string()),
-            dropped: violations().get(member.name()).copied(),
-        },
-        None => HostFenceView { state: FenceState::None, link: None, dropped: None },
     }
 }
 
