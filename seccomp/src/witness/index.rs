@@ -187,7 +187,12 @@ impl Index {
             return;
         };
         if let Some(numbers) = self.by_port.get_mut(&(note.proto, port)) {
-            numbers.retain(|other| *other != number);
+            // In order, and the oldest goes first as a rule: one socket may have thousands.
+            if numbers.front() == Some(&number) {
+                numbers.pop_front();
+            } else if let Ok(at) = numbers.binary_search(&number) {
+                numbers.remove(at);
+            }
             if numbers.is_empty() {
                 self.by_port.remove(&(note.proto, port));
             }
