@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use sluice_seccomp::harden::Role;
 
@@ -9,6 +10,10 @@ use crate::confined::{self, Confined};
 
 /// Errands that wait at a time; what comes beyond is not run. One lists the processes of a sandbox: milliseconds.
 const WAITING_MAX: usize = 256;
+
+/// How long the end waits for the thread. One that reads of a process which does not let it go on ends with Sluice.
+const END_MAX: Duration = Duration::from_millis(500);
+const END_POLL: Duration = Duration::from_millis(1);
 
 type Errand = Box<dyn FnOnce() + Send>;
 
@@ -35,8 +40,35 @@ impl Errands {
 impl Drop for Errands {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        let began = Instant::now();
+        while !thread.is_finished() {
+            if began.elapsed() >= END_MAX {
+                return tracing::warn!("a process cannot be read of; the thread that tries ends with Sluice");
+            }
+            std::thread::sleep(END_POLL);
         }
+        let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errand_that_never_ends_holds_up_nobody() {
+        let errands = Errands::start().unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let wait = move || {
+            let _ = held.recv();
+        };
+        assert!(errands.run(wait));
+        let accepted = (0..2 * WAITING_MAX).filter(|_| errands.run(|| ())).count();
+        assert!(accepted <= WAITING_MAX + 1, "{accepted}");
+        let began = Instant::now();
+        drop(errands);
+        assert!(began.elapsed() < 20 * END_MAX);
+        drop(release);
     }
 }

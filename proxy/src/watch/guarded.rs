@@ -12,6 +12,7 @@ use sluice_seccomp::{Note, Process, Proto as NotedProto, Refused, Untold};
 
 use super::Watched;
 use super::account::{Account, Missing};
+use super::pending::Pending;
 use super::telling::{Single, kind_of, tell, tell_violation};
 use super::who::Who;
 use crate::address::Guard;
@@ -47,11 +48,12 @@ pub(super) struct Guarded {
     next_look_us: u64,
     /// Something happened since the last look.
     active: bool,
+    /// Attempts whose process is looked for elsewhere.
+    pending: Pending,
     /// Attempts that wait for the processes of a user to be listed.
     waiting: HashMap<u32, Vec<Facts>>,
     /// Processes of notes, by the address of the note's own, which is held.
     known: HashMap<usize, (Arc<Process>, Who)>,
-    told: HashMap<&'static str, metrics::Counter>,
 }
 
 /// How an attempt waits for a list of processes.
@@ -92,6 +94,24 @@ impl Facts {
     }
 }
 
+#[cfg(test)]
+impl Facts {
+    /// For tests to which it does not matter.
+    pub(super) fn of_nothing() -> Self {
+        let nowhere = IpAddr::from([0; 4]);
+        Self {
+            proto: Proto::Tcp,
+            src: nowhere,
+            dst: nowhere,
+            src_port: None,
+            dst_port: None,
+            uid: None,
+            icmp: None,
+            logged_us: 0,
+        }
+    }
+}
+
 impl Guarded {
     pub(super) fn new(watched: Watched, source: Option<SourceId>) -> Self {
         let mut guarded = Self {
@@ -103,9 +123,9 @@ impl Guarded {
             host_account: None,
             next_look_us: 0,
             active: true,
+            pending: Pending::default(),
             waiting: HashMap::new(),
             known: HashMap::new(),
-            told: HashMap::new(),
         };
         // What was counted before, under an earlier owner, is not ours to tell.
         guarded.account = guarded.counts().map(|counts| Account::new(counts, now_us() * 1_000));
@@ -156,12 +176,29 @@ impl Guarded {
         }
     }
 
-    fn count_told(&mut self, who: &Who, count: u64) {
-        let (label, sandbox) = (who.label(), self.watched.sandbox.name());
-        let counter = self.told.entry(label).or_insert_with(|| {
-            metrics::counter!("sluice_bypass_events_total", "sandbox" => sandbox.to_owned(), "identity" => label)
-        });
-        counter.increment(count);
+    fn count_told(&self, who: &Who, count: u64) {
+        self.watched.sandbox.measures().bypass_reported(who.label(), count);
+    }
+
+    /// Holds an attempt until its process is found out, under the number that is given: it is told as the act of
+    /// `otherwise` if that takes too long. `None`, and told at once, when too many wait.
+    pub(super) fn hold(
+        &mut self,
+        reporter: &Reporter,
+        guard: &ArcSwap<Guard>,
+        facts: Facts,
+        otherwise: Who,
+    ) -> Option<u64> {
+        let number = self.pending.hold(facts, otherwise.clone(), now_us());
+        if number.is_none() {
+            self.settle(reporter, guard, facts, otherwise);
+        }
+        number
+    }
+
+    /// The attempt held under `number`, and whose act it is otherwise; `None` when it was told meanwhile.
+    pub(super) fn held(&mut self, number: u64) -> Option<(Facts, Who)> {
+        self.pending.take(number)
     }
 
     /// Lets an attempt wait for the processes of `uid` to be listed.
@@ -190,6 +227,11 @@ impl Guarded {
         }
     }
 
+    /// What the host's fence has dropped of the sandbox until now is nobody's business any more.
+    pub(super) fn begin_host_account(&mut self, dropped: u64) {
+        self.host_account = Some(Account::new([dropped], now_us() * 1_000));
+    }
+
     /// Holds what the host's fence dropped against what was told of it.
     pub(super) fn look_at_host(&mut self, dropped: u64, now_us: u64) {
         let at_ns = now_us.saturating_mul(1_000);
@@ -211,6 +253,9 @@ impl Guarded {
             self.look(reporter, guard);
             let pause = if std::mem::take(&mut self.active) { LOOK_ACTIVE_US } else { LOOK_QUIET_US };
             self.next_look_us = now_us + pause;
+        }
+        while let Some((facts, otherwise)) = self.pending.take_overdue(now_us) {
+            self.settle(reporter, guard, facts, otherwise);
         }
         self.fold.expire(now_us, |emission| {
             tell(reporter, guard, &self.watched, &emission, Single::default());
@@ -296,6 +341,9 @@ impl Guarded {
         for facts in waiting {
             self.settle(reporter, guard, facts, Who::Nobody);
         }
+        for (facts, otherwise) in self.pending.drain() {
+            self.settle(reporter, guard, facts, otherwise);
+        }
         self.fold.flush(|emission: Emission<Who>| {
             tell(reporter, guard, &self.watched, &emission, Single::default());
         });
@@ -328,7 +376,7 @@ fn noted_proto(proto: Proto) -> Option<NotedProto> {
 }
 
 /// CLOCK_MONOTONIC in µs.
-fn now_us() -> u64 {
+pub(super) fn now_us() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1_000)
 }

@@ -3,7 +3,8 @@
 //! The life of an attempt: the core hands over a parsed log line; its tag says which sandbox and which of its fences,
 //! and must carry that fence's secret. The witness's note with the same source port says which process (decision 4), or
 //! else the kernel is asked whose socket it is, which for UDP still exists, and failing that the processes of the
-//! packet's user are named as candidates (`who.rs`). Repetitions are folded; `telling.rs` makes the event and asks for
+//! packet's user are named as candidates (`who.rs`). What has to be found out elsewhere is waited for, but not for long
+//! (`pending.rs`). Repetitions are folded; `telling.rs` makes the event and asks for
 //! a hint and for the policy's opinion. What was refused without a line, because the log has a limit or lost records,
 //! the fence's counters tell (`account.rs`), and the notes that no line has claimed say whose it was (`guarded.rs`): the
 //! events of a sandbox add up to its counters.
@@ -14,6 +15,7 @@
 mod account;
 mod errands;
 mod guarded;
+mod pending;
 mod telling;
 mod who;
 
@@ -26,12 +28,12 @@ use arc_swap::ArcSwap;
 use sluice_bypass::monitor::{Handle, Moment, SourceId};
 use sluice_bypass::{Attempt, Fence, Loss, Sink, nflog};
 use sluice_netns::{CounterReader, HostCounterReader, LogInto};
-use sluice_seccomp::Notes;
+use sluice_seccomp::{HowStarted, Notes, how_started};
 
 use crate::address::Guard;
 use crate::event::journal::Urgency;
 use crate::event::{Event, Kind, Reporter};
-use crate::identity::{Need, Protocol, Query, Quick, Scanner};
+use crate::identity::{Identity, Need, Protocol, Query, Quick, Scanner};
 use crate::sandbox::Sandbox;
 use errands::Errands;
 use guarded::{Facts, Guarded, Waiting};
@@ -102,7 +104,13 @@ pub struct Watch {
     impostors: metrics::Counter,
     lost: metrics::Counter,
     scanner: Arc<Scanner>,
+    /// Lists the processes of sandboxes.
     errands: Errands,
+    /// Reads how processes were started.
+    readings: Errands,
+    /// Readings that have not come back, and since when none has.
+    reads_under_way: usize,
+    reading_since_us: Option<u64>,
     /// What the host's fence has counted, once there is one.
     host_counters: Option<HostCounterReader>,
     next_round_us: u64,
@@ -122,6 +130,9 @@ impl Watch {
             lost: metrics::counter!("sluice_kmsg_lost_total"),
             scanner,
             errands: Errands::start()?,
+            readings: Errands::start()?,
+            reads_under_way: 0,
+            reading_since_us: None,
             host_counters: None,
             next_round_us: 0,
             next_host_look_us: 0,
@@ -143,10 +154,19 @@ impl Watch {
                 .inspect_err(|error| tracing::error!(%error, "violations are told from log lines alone"))
                 .ok();
         }
-        let name = watched.sandbox.name().into();
-        self.sandboxes.insert(name, Guarded::new(watched, source));
+        let name: Box<str> = watched.sandbox.name().into();
+        let has_link = watched.host_token.is_some();
+        let mut guarded = Guarded::new(watched, source);
         // What was dropped before is not ours to tell.
-        self.look_at_host(0);
+        if let Some(counters) = self.host_counters.as_ref().filter(|_| has_link) {
+            match counters.read() {
+                Ok(dropped) => {
+                    guarded.begin_host_account(dropped.get(&*name).map_or(0, |dropped| dropped.packets));
+                }
+                Err(error) => tracing::warn!(%error, "the host fence's counters cannot be read"),
+            }
+        }
+        self.sandboxes.insert(name, guarded);
     }
 
     /// Reports what is held back for the sandbox and forgets it. Nothing may run in it any more, and the log must have
@@ -192,24 +212,71 @@ impl Watch {
             need: Need::Name,
         };
         match resolver.quick(&query) {
-            Quick::Known(identity) => self.found(name, facts, Who::found(&identity)),
+            Quick::Known(identity) => self.found(name, facts, &identity),
             // The tables are made of the sockets that the kernel was just asked about.
             Quick::NeedsScan(ticket) if !ticket.knows_socket() => self.name_candidates(name, facts),
             Quick::NeedsScan(ticket) => {
-                let Some(home) = self.home.clone() else { return self.found(name, facts, None) };
+                let Some(home) = self.home.clone() else { return self.name_candidates(name, facts) };
+                let held = guarded.hold(&self.reporter, &self.guard, facts, Who::Nobody);
+                let Some(number) = held else { return };
                 let name = name.to_owned();
                 self.scanner.submit(ticket, move |identity| {
-                    let who = Who::found(&identity);
-                    let _ = home.with(move |watch: &mut Self| watch.found(&name, facts, who));
+                    let _ = home.with(move |watch: &mut Self| {
+                        if let Some((facts, _)) = watch.held(&name, number) {
+                            watch.found(&name, facts, &identity);
+                        }
+                    });
                 });
             }
         }
     }
 
-    fn found(&mut self, name: &str, facts: Facts, who: Option<Who>) {
-        match (who, self.sandboxes.get_mut(name)) {
-            (Some(who), Some(guarded)) => guarded.settle(&self.reporter, &self.guard, facts, who),
-            _ => self.name_candidates(name, facts),
+    /// The attempt held under `number`, unless it was told meanwhile.
+    fn held(&mut self, name: &str, number: u64) -> Option<(Facts, Who)> {
+        self.sandboxes.get_mut(name)?.held(number)
+    }
+
+    /// Has it read how the process was started, if one was found. What a process is started with lies in its own memory,
+    /// and who reads there waits for as long as the process likes: that is for a thread on which nothing else depends.
+    fn found(&mut self, name: &str, facts: Facts, identity: &Identity) {
+        let (Some(process), Some(who)) = (&identity.process, Who::found(identity)) else {
+            return self.name_candidates(name, facts);
+        };
+        let Some(home) = self.home.clone().filter(|_| !self.reading_is_late()) else {
+            return self.settle(name, facts, who);
+        };
+        let Some(guarded) = self.sandboxes.get_mut(name) else { return };
+        let Some(number) = guarded.hold(&self.reporter, &self.guard, facts, who) else { return };
+        let (sandbox, pid) = (name.to_owned(), process.pid);
+        let run = self.readings.run(move || {
+            let how = how_started(pid);
+            let _ = home.with(move |watch: &mut Self| watch.has_read(&sandbox, number, how));
+        });
+        if run {
+            self.reads_under_way += 1;
+            self.reading_since_us.get_or_insert_with(guarded::now_us);
+        } else if let Some((facts, who)) = self.held(name, number) {
+            self.settle(name, facts, who);
+        }
+    }
+
+    /// Whether the thread that reads of processes has not come back for long: what is found is told without.
+    fn reading_is_late(&self) -> bool {
+        self.reading_since_us
+            .is_some_and(|since| guarded::now_us().saturating_sub(since) >= pending::PATIENCE_US)
+    }
+
+    fn has_read(&mut self, name: &str, number: u64, how: HowStarted) {
+        self.reads_under_way = self.reads_under_way.saturating_sub(1);
+        self.reading_since_us = (self.reads_under_way > 0).then(guarded::now_us);
+        if let Some((facts, who)) = self.held(name, number) {
+            self.settle(name, facts, who.started(how));
+        }
+    }
+
+    fn settle(&mut self, name: &str, facts: Facts, who: Who) {
+        if let Some(guarded) = self.sandboxes.get_mut(name) {
+            guarded.settle(&self.reporter, &self.guard, facts, who);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sluice_bypass::ProxyEnv;
-use sluice_seccomp::{HowStarted, Process as NotedProcess, ProxyVariable, how_started};
+use sluice_seccomp::{HowStarted, Process as NotedProcess, ProxyVariable};
 
 use crate::identity::{Identity, Process, Source};
 
@@ -63,10 +63,9 @@ impl Who {
         }))
     }
 
-    /// The process that holds the socket; looks into `/proc` for how it was started. `None`: nobody was found.
+    /// The process that holds the socket, without how it was started. `None`: nobody was found.
     pub(super) fn found(identity: &Identity) -> Option<Self> {
         let process = identity.process.as_ref()?;
-        let HowStarted { args, proxy_variable } = how_started(process.pid);
         Some(Self::Process(Arc::new(Known {
             pid: process.pid,
             start_time: process.start_time,
@@ -76,9 +75,19 @@ impl Who {
             ancestors: process.ancestors.clone(),
             source: identity.source,
             trail: Some(identity.trail.to_string()),
-            args,
-            proxy_env: proxy_env(proxy_variable),
+            args: Arc::default(),
+            proxy_env: ProxyEnv::Unknown,
         })))
+    }
+
+    /// The same, with how it was started.
+    pub(super) fn started(self, how: HowStarted) -> Self {
+        let Self::Process(mut known) = self else { return self };
+        if let Some(known) = Arc::get_mut(&mut known) {
+            known.args = how.args;
+            known.proxy_env = proxy_env(how.proxy_variable);
+        }
+        Self::Process(known)
     }
 
     /// One of some processes. The first one of a launched workload is Sluice's own, and only waits for the others.
