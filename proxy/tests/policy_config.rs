@@ -161,11 +161,34 @@ fn addresses_and_cores_that_cannot_work_are_errors() {
         ("workers: 0", "expected auto, or a number of workers from 1 to 1024"),
         ("bypass_core: last", "expected auto, or a core from 0 to 1023"),
         ("admin_socket: run/x", "is not absolute"),
+        (
+            "admin_socket: /run/admin.sock",
+            "must lie in state_dir (/run/sluice), which is hidden from workloads",
+        ),
+        ("admin_socket: /run/sluice/../admin.sock", "must lie in state_dir"),
+        ("admin_socket: /run/sluice", "must lie in state_dir"),
+        (
+            "{state_dir: /run/other, admin_socket: /run/sluice/admin.sock}",
+            "write \"admin_socket: /run/other/admin.sock\"",
+        ),
         ("refusal_hint: \"a\\nb\"", "expected one line of at most 200 characters"),
     ] {
         let (_, errors) = config(text, &[]);
         assert_eq!(errors.len(), 1, "{text}: {errors:#?}");
         assert!(errors[0].contains(error), "{text}: {}", errors[0]);
+    }
+}
+
+#[test]
+fn the_admin_socket_goes_with_the_state_directory() {
+    for (text, socket) in [
+        ("workers: 1", "/run/sluice/admin.sock"),
+        ("state_dir: /run/other", "/run/other/admin.sock"),
+        ("{state_dir: /run/other, admin_socket: /run/other/api/admin.sock}", "/run/other/api/admin.sock"),
+    ] {
+        let (config, errors) = config(text, &[]);
+        assert!(errors.is_empty(), "{text}: {errors:#?}");
+        assert_eq!(config.expect("a configuration").admin_socket, Path::new(socket), "{text}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,8 +237,25 @@ fn paths(reader: &mut Reader<'_>, top: &Fields<'_>, config: &mut Config) {
         None
     };
     let (admin_socket, state_dir) = (absolute("admin_socket"), absolute("state_dir"));
-    config.admin_socket = admin_socket.unwrap_or_else(|| config.admin_socket.clone());
     config.state_dir = state_dir.unwrap_or_else(|| config.state_dir.clone());
+    // What lies in there is hidden from workloads; a socket elsewhere would let one that is root command the daemon.
+    if let (Some(node), Some(socket)) = (top.get("admin_socket"), &admin_socket) {
+        let state_dir = &config.state_dir;
+        if socket == state_dir
+            || !socket.starts_with(state_dir)
+            || socket.components().any(|part| part == Component::ParentDir)
+        {
+            reader.error(
+                node,
+                format!(
+                    "the admin socket must lie in state_dir ({0}), which is hidden from workloads; write \
+                     \"admin_socket: {0}/admin.sock\", or set state_dir too",
+                    state_dir.display()
+                ),
+            );
+        }
+    }
+    config.admin_socket = admin_socket.unwrap_or_else(|| config.state_dir.join("admin.sock"));
     if let Some(node) = top.get("events").filter(|node| node.text() != Some("-")) {
         config.events = reader.path(node).map_or(EventSink::Stdout, EventSink::File);
     }

@@ -89,7 +89,7 @@ impl Setup {
              permit_special_addresses: [127.0.0.0/8, \"::1/128\"]\ntls: {{{tls}}}\ntimeouts: {{{timeouts}}}\nlimits: {{{limits}}}\nsandboxes:\n  - name: box\n    source: 127.0.0.1/32\n    \
              identity: off\n    policy: {policy}\n    limits: {{{sandbox_limits}}}\n",
             events.display(),
-            path("admin.sock").display(),
+            path("state/admin.sock").display(),
             path("state").display()
         );
         let hint = self.refusal_hint.map(|text| format!("refusal_hint: {text}\n")).unwrap_or_default();
