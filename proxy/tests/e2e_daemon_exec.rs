@@ -3,8 +3,9 @@
 mod e2e;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 
-use e2e::{BODY, Daemon, HttpOrigin, PUBLIC_ADDRESS, Scene, eventually};
+use e2e::{BODY, Daemon, HttpOrigin, PATIENCE, PUBLIC_ADDRESS, STATE_DIR, Scene, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -157,6 +158,45 @@ fn events_are_followed_filtered_and_looked_back_at() {
     assert!(all.starts_with("{\"time\":") && all.contains("sandbox.started"), "{all}");
     let wrong = daemon.ask(&["events", "--event", "bypass.detcted"]).ended_with(64);
     assert!(wrong.stderr.contains("no kind \"bypass.detcted\"") && wrong.stderr.contains("bypass.detected"));
+}
+
+#[test]
+fn who_follows_events_ends_with_its_reader() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene, "");
+    daemon.ask(&["sandbox", "create", "a"]).ended_with(0);
+    let mut follower = daemon.begin(&["events", "--follow"]);
+    let mut reader = BufReader::new(follower.stdout.take().expect("stdout"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("an event");
+    assert!(line.contains("sandbox.started"), "{line}");
+    // As `| head -1` does. No other event comes.
+    drop(reader);
+    let output = follower.wait_with_output().expect("wait");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn followers_that_left_take_nobodys_place() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene, "");
+    let socket = format!("{STATE_DIR}/admin.sock");
+    let follow = || {
+        let mut stream = scene.inside(|| UnixStream::connect(&socket)).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        // Of a sandbox in which nothing ever happens.
+        let ask = b"GET /v1/events?follow=true&sandbox=nobody HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(ask).expect("ask");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("a status");
+        String::from_utf8_lossy(&head).ends_with("200").then_some(stream)
+    };
+    let all: Vec<_> = std::iter::from_fn(follow).take(100).collect();
+    assert_eq!(all.len(), 64);
+    drop(all);
+    eventually("their places are free", || follow().is_some());
+    drop(daemon);
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Answers that last: events as they come, and a launcher's workload for as long as it runs.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -9,14 +13,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::channel::Channel;
+use hyper::body::{Body as HttpBody, Frame};
 use serde::Deserialize;
 
 use super::routes::Api;
 use crate::daemon::{Attended, Refusal};
-use crate::event::feed::{FOLLOWERS_MAX, Filter};
+use crate::event::feed::{FOLLOWERS_MAX, Filter, Following};
 
-/// Pieces of an answer that may wait for its reader.
-const PIECES_WAITING: usize = 4;
 /// Octets of one piece, about: what a slow reader makes wait in memory beyond the feed's own bound.
 const PIECE_OCTETS: usize = 64 * 1024;
 
@@ -48,52 +51,67 @@ pub(super) async fn events(
         return Refusal::Unavailable("the daemon is stopping".into()).into_response();
     };
     let filter = Filter { sandbox: wanted.sandbox, kind };
-    let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(PIECES_WAITING);
-    if wanted.follow {
-        let Some((recent, mut following)) = feed.follow(&filter) else {
-            let message = format!("{FOLLOWERS_MAX} follow the events already");
-            return Refusal::Unavailable(message).into_response();
+    // What is looked back at is read through: not on this thread, on which names are resolved.
+    let looked = tokio::task::spawn_blocking(move || {
+        let (recent, following) = if wanted.follow {
+            feed.follow(&filter).map(|(recent, following)| (recent, Some(following)))?
+        } else {
+            (feed.recent(&filter), None)
         };
-        drop(feed);
-        tokio::spawn(async move {
-            let mut lines = recent;
-            loop {
-                for piece in pieces(&lines) {
-                    if sender.send_data(piece).await.is_err() {
-                        return;
-                    }
-                }
-                lines = following.next().await;
-                if lines.is_empty() {
-                    return;
-                }
-            }
-        });
-    } else {
-        let lines = feed.recent(&filter);
-        tokio::spawn(async move {
-            for piece in pieces(&lines) {
-                if sender.send_data(piece).await.is_err() {
-                    return;
-                }
-            }
-        });
+        Some(Lines { ready: pieces(&recent), following })
+    });
+    match looked.await {
+        Ok(Some(lines)) => {
+            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(lines)).into_response()
+        }
+        Ok(None) => {
+            Refusal::Unavailable(format!("{FOLLOWERS_MAX} follow the events already")).into_response()
+        }
+        Err(_) => Refusal::Failed("the call ended early; see the daemon's log".into()).into_response(),
     }
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+}
+
+/// An answer of lines. It ends with its connection, and with it what follows: a reader that left takes no other's place.
+struct Lines {
+    ready: VecDeque<Bytes>,
+    following: Option<Following>,
+}
+
+impl HttpBody for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let lines = self.get_mut();
+        loop {
+            if let Some(piece) = lines.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let Some(following) = &mut lines.following else { return Poll::Ready(None) };
+            let next = ready!(following.poll_next(context));
+            if next.is_empty() {
+                lines.following = None;
+            }
+            lines.ready = pieces(&next);
+        }
+    }
 }
 
 /// Lines joined to pieces of about [`PIECE_OCTETS`].
-fn pieces(lines: &[Arc<str>]) -> Vec<Bytes> {
-    let mut pieces = Vec::new();
+fn pieces(lines: &[Arc<str>]) -> VecDeque<Bytes> {
+    let mut pieces = VecDeque::new();
     let mut piece = Vec::new();
     for line in lines {
         piece.extend_from_slice(line.as_bytes());
         if piece.len() >= PIECE_OCTETS {
-            pieces.push(Bytes::from(std::mem::take(&mut piece)));
+            pieces.push_back(Bytes::from(std::mem::take(&mut piece)));
         }
     }
     if !piece.is_empty() {
-        pieces.push(piece.into());
+        pieces.push_back(piece.into());
     }
     pieces
 }

@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 
 use clap::Args;
 use hyper::Method;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::daemon::{DaemonArgs, table};
 use super::exec::{Failure, told};
@@ -60,16 +63,40 @@ fn events(args: &EventsArgs) -> Result<u8, Failure> {
         ("sandbox", args.sandbox.as_deref()),
         ("event", args.event.as_deref()),
     ]);
-    let mut out = std::io::stdout();
-    // Piece by piece: a reader of a pipe wants each line when it comes. One that went away is no failure.
-    args.daemon.client()?.stream(Method::GET, &format!("/v1/events{query}"), NOTHING, |lines| {
-        out.write_all(lines)?;
-        out.flush()
-    })?;
+    let client = args.daemon.client()?;
     if args.follow {
+        leave_with_the_reader();
+    }
+    let mut out = std::io::stdout();
+    let mut reader_left = false;
+    // Piece by piece: a reader of a pipe wants each line when it comes. One that went away is no failure.
+    client.stream(Method::GET, &format!("/v1/events{query}"), NOTHING, |lines| {
+        out.write_all(lines).and_then(|()| out.flush()).inspect_err(|_| reader_left = true)
+    })?;
+    if args.follow && !reader_left {
         return Err(Failure::new(exit::UNAVAILABLE, anyhow::anyhow!("the daemon has ended")));
     }
     Ok(exit::OK)
+}
+
+/// Ends this process when nobody reads its output any more, which would else be noticed at the next event: `| head -1`.
+fn leave_with_the_reader() {
+    let watch = || {
+        let out = std::io::stdout();
+        loop {
+            let mut fds = [PollFd::new(out.as_fd(), PollFlags::empty())];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            if fds[0].revents().is_some_and(|found| found.intersects(PollFlags::POLLERR | PollFlags::POLLHUP))
+            {
+                std::process::exit(exit::OK.into());
+            }
+        }
+    };
+    // Without it, the next event does.
+    let _ = std::thread::Builder::new().name("reader".into()).spawn(watch);
 }
 
 /// A query string of what is given.

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TrySendError;
@@ -142,14 +143,14 @@ impl Inner {
 impl Following {
     /// The next lines, all that are there; empty when the daemon ends. What was dropped since the last call is told by
     /// a line of its own, `monitor.lost` with the reason `slow_reader`.
-    pub async fn next(&mut self) -> Vec<Arc<str>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Vec<Arc<str>>> {
         let mut lines = Vec::new();
-        self.lines.recv_many(&mut lines, WAITING_MAX).await;
+        ready!(self.lines.poll_recv_many(context, &mut lines, WAITING_MAX));
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             lines.push(lost(dropped).into());
         }
-        lines
+        Poll::Ready(lines)
     }
 }
 
@@ -163,6 +164,8 @@ fn lost(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     fn line(kind: &str, sandbox: &str, number: usize) -> String {
@@ -170,7 +173,10 @@ mod tests {
     }
 
     fn next(following: &mut Following) -> Vec<Arc<str>> {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(following.next())
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(poll_fn(|context| following.poll_next(context)))
     }
 
     #[test]
