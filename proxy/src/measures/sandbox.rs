@@ -86,9 +86,9 @@ impl SandboxMeasures {
         *lock(&self.refusals).entry((what, reason)).or_default() += 1;
     }
 
-    /// Counts a direct attempt that was reported; `identity` is how its process is known.
-    pub fn bypass_reported(&self, identity: &'static str) {
-        *lock(&self.bypasses).entry(identity).or_default() += 1;
+    /// Counts direct attempts that were reported; `identity` is how their process is known.
+    pub fn bypass_reported(&self, identity: &'static str, count: u64) {
+        *lock(&self.bypasses).entry(identity).or_default() += count;
     }
 
     /// CONNECTs and requests that were allowed, and those that were not.
@@ -113,6 +113,8 @@ pub struct Fenced {
     pub refused: Option<[(&'static str, u64); 4]>,
     /// Packets dropped on the host's side of its link, if that is fenced.
     pub dropped: Option<u64>,
+    /// Notes of its witnesses that nobody has read, by why; none where there are no witnesses.
+    pub notes_lost: Option<[(&'static str, u64); 2]>,
 }
 
 /// The figures of these sandboxes as Prometheus reads them.
@@ -171,6 +173,12 @@ pub fn render(sandboxes: &[(Arc<str>, &SandboxMeasures, Fenced)]) -> String {
             line(&mut out, "fence_violations_total", &[("sandbox", name)], dropped);
         }
     }
+    head(&mut out, "witness_notes_lost_total", "counter", "Notes of a witness that were not read, by why");
+    for (name, _, fenced) in all() {
+        for (why, count) in fenced.notes_lost.iter().flatten() {
+            line(&mut out, "witness_notes_lost_total", &[("sandbox", name), ("why", why)], count);
+        }
+    }
     out
 }
 
@@ -223,9 +231,12 @@ mod tests {
         a.down_spliced.increment(4096);
         b.denied(Counted::Request, "method_not_allowed");
         b.denied(Counted::Request, "method_not_allowed");
-        b.bypass_reported("witness");
-        let fenced =
-            Fenced { refused: Some([("tcp", 3), ("udp", 0), ("icmp", 0), ("other", 0)]), dropped: Some(9) };
+        b.bypass_reported("witness", 2);
+        let fenced = Fenced {
+            refused: Some([("tcp", 3), ("udp", 0), ("icmp", 0), ("other", 0)]),
+            dropped: Some(9),
+            notes_lost: Some([("overwritten", 4), ("garbled", 0)]),
+        };
         let text = render(&[("a".into(), &a, Fenced::default()), ("b".into(), &b, fenced)]);
         for expected in [
             "sluice_connections_active{sandbox=\"a\"} 2\n",
@@ -233,8 +244,9 @@ mod tests {
             "sluice_requests_total{sandbox=\"b\",action=\"denied\",reason=\"method_not_allowed\"} 2\n",
             "sluice_relay_bytes_total{sandbox=\"a\",direction=\"down\",path=\"splice\"} 4096\n",
             "sluice_bypass_attempts_total{sandbox=\"b\",proto=\"tcp\"} 3\n",
-            "sluice_bypass_events_total{sandbox=\"b\",identity=\"witness\"} 1\n",
+            "sluice_bypass_events_total{sandbox=\"b\",identity=\"witness\"} 2\n",
             "sluice_fence_violations_total{sandbox=\"b\"} 9\n",
+            "sluice_witness_notes_lost_total{sandbox=\"b\",why=\"overwritten\"} 4\n",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
