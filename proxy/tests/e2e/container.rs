@@ -58,6 +58,12 @@ impl Container {
         container
     }
 
+    /// Ends it, and with it its namespace.
+    pub(crate) fn end(&mut self) {
+        self.process.kill().expect("kill");
+        self.process.wait().expect("wait");
+    }
+
     pub(crate) fn pid(&self) -> String {
         self.process.id().to_string()
     }
