@@ -5,7 +5,8 @@ mod e2e;
 use std::process::{Command, Stdio};
 
 use e2e::{
-    BODY, Container, Daemon, HttpOrigin, STATE_DIR, Scene, Secure, alone_with_the_host_fence, eventually, python,
+    BODY, Container, Daemon, HttpOrigin, STATE_DIR, Scene, Secure, alone_with_the_host_fence, eventually,
+    python,
 };
 
 #[test]
