@@ -150,6 +150,10 @@ fn curl_moves_large_bodies_over_http2() {
     let (url, upload) = (origin.url("/up"), upload.display().to_string());
     let outcome = writes().run(&["curl", "-sS", "--http2", "-T", &upload, &url]).ended_with(0);
     assert_eq!(outcome.text(), (5 << 20).to_string());
+    // What is refused is told while the upload is still under way.
+    let refused =
+        origin.read_only(&scene).run(&["curl", "-sS", "--http2", "-T", &upload, &url]).ended_with(0);
+    assert!(refused.text().contains(r#""reason":"method_not_allowed""#), "{refused}");
     let size = "%{size_download} %{http_version}";
     let outcome = writes().run(&["curl", "-sS", "-o", "/dev/null", "-w", size, &origin.url("/big")]);
     assert_eq!(outcome.ended_with(0).text(), format!("{} 2", 8 << 20));

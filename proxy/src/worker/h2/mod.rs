@@ -10,8 +10,9 @@
 //! streams, and both connections, are one task: when the tunnel ends, so does everything in it.
 //!
 //! What the library sees to: HPACK and its bounds, CONTINUATION floods, frames and states that are not allowed, malformed
-//! heads (RFC 9113 section 8.1.1), content lengths that are not kept, floods of resets, settings, pings and empty frames,
-//! and flow control. Such a stream is reset, such a connection ended with `GOAWAY`.
+//! heads (RFC 9113 section 8.1.1), content lengths that are not kept, floods of resets and of empty or tiny DATA frames, and
+//! flow control. Such a stream is reset, such a connection ended with `GOAWAY`. Pings and settings are answered one at a
+//! time, so a client that does not read the answers is not read either.
 
 mod carry;
 mod origin;
