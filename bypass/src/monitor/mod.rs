@@ -10,7 +10,7 @@
 //! printk wakes the readers of `/dev/kmsg` from the next timer tick, up to 1/HZ later (4 ms at HZ=250). Who
 //! knows that a line is due says so with [`Handle::nudge`] (the witness does, before it lets the connect go
 //! on): the monitor then looks at once and, ever less often, for [some milliseconds](crate::limits::ALERT_FIRST);
-//! so it does in a flood.
+//! in a flood it does so every [half millisecond](crate::limits::ALERT_REST).
 
 mod alert;
 mod counters;
