@@ -225,6 +225,7 @@ fn a_line_that_a_program_wrote_into_the_log_is_ignored_and_counted_though_it_kno
 
 #[test]
 fn attempts_in_an_attached_namespace_are_named_by_what_the_kernel_still_knows() {
+    let _alone = alone_with_the_kernel_log();
     let scene = Scene::new();
     let container = Container::start();
     let daemon = Daemon::start(&scene, "");
@@ -295,16 +296,14 @@ fn assert_candidate(event: &Value, pid: u64) {
 #[test]
 fn logging_from_namespaces_that_was_off_before_the_start_is_switched_on() {
     const SETTING: &str = "/proc/sys/net/netfilter/nf_log_all_netns";
+    // While it is off no sandbox of the host has lines.
+    let _alone = alone_with_the_kernel_log();
     let scene = Scene::new();
-    // Sandboxes of other tests switch it on again as they start; either way it was off before this one's start, or is on.
+    let before = std::fs::read_to_string(SETTING).expect("read");
     std::fs::write(SETTING, "0").expect("write");
-    let outcome = scene.exec().policy("open").run(&[
-        "curl",
-        "-sS",
-        "--noproxy",
-        "*",
-        &format!("http://{PUBLIC_ADDRESS}/"),
-    ]);
+    let direct = format!("http://{PUBLIC_ADDRESS}/");
+    let outcome = scene.exec().policy("open").run(&["curl", "-sS", "--noproxy", "*", &direct]);
+    std::fs::write(SETTING, before.trim()).expect("restore");
     let outcome = outcome.ended_with(7);
     assert_eq!(outcome.attempts("bypass.detected"), 1, "{outcome}");
     assert_eq!(outcome.the("bypass.detected")["identity"], "witness");
