@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Exec;
@@ -99,6 +99,17 @@ impl Scene {
     }
 }
 
+/// Takes the sandboxes of the host, where there are some, out of this mount namespace: they are no remains of a test.
+fn leave_the_hosts_sandboxes() {
+    let below = format!("{STATE_DIR}/sandboxes/");
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("read mountinfo");
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    for target in targets.filter(|target| target.starts_with(&below)) {
+        // One that has just ended has gone by itself.
+        umount2(target, MntFlags::MNT_DETACH).ok();
+    }
+}
+
 fn make_mounts(dir: &Path) -> OwnedFd {
     let bind = |from: &str, to: &str| {
         let change = mount(Some(&dir.join(from)), to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
@@ -106,6 +117,7 @@ fn make_mounts(dir: &Path) -> OwnedFd {
     };
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace (needs root)");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>).expect("slave");
+    leave_the_hosts_sandboxes();
     mount(Some("tmpfs"), STATE_DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("tmpfs");
     bind("hosts", "/etc/hosts");
     bind("resolv.conf", "/etc/resolv.conf");
