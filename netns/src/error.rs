@@ -57,6 +57,13 @@ pub enum Error {
     #[error("that namespace is sandbox {0}'s already")]
     AttachedAlready(SandboxName),
 
+    /// Another daemon fences links here.
+    #[error(
+        "another daemon owns the host fence (it holds {}; `fuser -v` on it says which): end it, or name no `link` here",
+        .0.display()
+    )]
+    HostFenceOwned(PathBuf),
+
     /// A file, mount or namespace operation failed.
     #[error("cannot {action} {path}: {source}{}", remedy(source))]
     Io {

@@ -63,8 +63,8 @@ pub use attach::Target;
 pub use enter::inside;
 pub use error::Error;
 pub use fence::{
-    Admit, CounterReader, Counters, GuardedLink, HostCounterReader, HostFence, LinkName, LogInto, LogLimit,
-    LogPrefix, Traffic,
+    Admit, CounterReader, Counters, GuardedLink, HostCounterReader, HostFence, HostFenceOwner, LinkName,
+    LogInto, LogLimit, LogPrefix, Traffic,
 };
 pub use island::island;
 pub use name::SandboxName;

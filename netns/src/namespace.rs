@@ -52,6 +52,11 @@ impl NamespaceId {
     }
 }
 
+/// Of the calling thread's namespace.
+pub(crate) fn own_id() -> Result<NamespaceId, Error> {
+    NamespaceId::of_path(OWN).map_err(Error::io("stat", OWN))
+}
+
 /// Moves the calling thread into a new, empty namespace and returns a handle on it.
 /// Only for threads of [`enter::on_own_thread`].
 pub(crate) fn make() -> Result<OwnedFd, Error> {

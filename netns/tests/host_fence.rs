@@ -10,7 +10,7 @@ use scene::Scene;
 use scene::bare::{Bare, run, within};
 use scene::host::{Host, guarded, proxy_for};
 use scene::kmsg::{lines_with, open_kmsg_at_its_end};
-use sluice_netns::{Admit, GuardedLink, HostCounterReader, HostFence, LogLimit};
+use sluice_netns::{Admit, Error, GuardedLink, HostCounterReader, HostFence, HostFenceOwner, LogLimit};
 
 /// How long to wait for an answer that must not come. The ones that must take well below a millisecond.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -248,4 +248,16 @@ fn whatever_was_changed_is_seen_when_the_host_fence_is_read_back() {
         let error = check().expect_err(&format!("{change:?}"));
         assert!(!error.to_string().is_empty());
     }
+}
+
+#[test]
+fn the_host_fence_has_one_owner_in_each_network_namespace() {
+    let (host, other) = (Host::start(), Host::start());
+    let owner = within(&host.host, HostFenceOwner::claim).expect("nobody has it");
+    let second = within(&host.host, HostFenceOwner::claim).expect_err("it is taken");
+    assert!(matches!(second, Error::HostFenceOwned(_)), "{second}");
+    assert!(second.to_string().contains("/run/sluice.host_fence."), "{second}");
+    within(&other.host, HostFenceOwner::claim).expect("another namespace has a fence of its own");
+    drop(owner);
+    within(&host.host, HostFenceOwner::claim).expect("it is free again");
 }

@@ -8,12 +8,13 @@
 //! their own: whatever a workload does to its namespace, this it cannot reach.
 //!
 //! A fence is described as a value (pure: `rules.rs`, `inner.rs`), loaded by `nft` as one transaction and read back
-//! (`nft.rs`). Counters are read in `counters.rs`, without `nft` through `scrape.rs`.
+//! (`nft.rs`). One daemon at a time owns the host fence (`owner.rs`). Counters are read in `counters.rs`, without `nft` through `scrape.rs`.
 
 mod counters;
 mod host;
 mod inner;
 mod nft;
+mod owner;
 mod prefix;
 mod rules;
 mod scrape;
@@ -21,6 +22,7 @@ mod scrape;
 pub use counters::{CounterReader, Counters, HostCounterReader, Traffic};
 pub use host::{Admit, GuardedLink, HostFence, LinkName};
 pub use inner::InnerFence;
+pub use owner::HostFenceOwner;
 pub use prefix::LogPrefix;
 pub use rules::{LogInto, LogLimit};
 

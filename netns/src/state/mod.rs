@@ -182,7 +182,8 @@ impl Claim {
     }
 }
 
-fn open_lock(path: &Path) -> Result<File, Error> {
+/// A file to lock, made if need be, for root alone.
+pub(crate) fn open_lock(path: &Path) -> Result<File, Error> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sluice_netns::{
-    Admit, GuardedLink, HostCounterReader, HostFence, LogLimit, LogToken, SandboxName, Traffic,
+    Admit, GuardedLink, HostCounterReader, HostFence, HostFenceOwner, LogLimit, LogToken, SandboxName,
+    Traffic,
 };
 
 use super::order::Order;
@@ -35,11 +36,13 @@ struct Loaded {
     /// By sandbox, each link with its index: one made anew under its name has no chain. `None` after a failure.
     links: Option<BTreeMap<String, (LogToken, u32)>>,
     rounds: u32,
+    /// The table is ours for as long as it guards anything.
+    owner: Option<HostFenceOwner>,
 }
 
 impl Default for Loaded {
     fn default() -> Self {
-        Self { links: Some(BTreeMap::new()), rounds: 0 }
+        Self { links: Some(BTreeMap::new()), rounds: 0, owner: None }
     }
 }
 
@@ -126,9 +129,14 @@ impl Daemon {
         loaded.links = None;
         let known = links.iter().map(|(one, index)| (one.name.to_string(), (one.token, *index))).collect();
         let fence = self.fence_of(links.into_iter().map(|(one, _)| one).collect());
+        let owner = loaded.owner.take().map_or_else(HostFenceOwner::claim, Ok);
         if fence.links.is_empty() {
-            HostFence::remove()?;
+            // Where it is another daemon's, there is nothing of ours to remove.
+            if owner.is_ok() {
+                HostFence::remove()?;
+            }
         } else {
+            loaded.owner = Some(owner?);
             self.appliance.watch_host().map_err(MadeError::Source)?;
             fence.load()?;
         }

@@ -43,7 +43,10 @@ impl From<sluice_netns::Error> for Refusal {
         use sluice_netns::Error as Network;
         let text = error.to_string();
         match error {
-            Network::Exists { .. } | Network::Kept(_) | Network::AttachedAlready(_) => Self::Exists(text),
+            Network::Exists { .. }
+            | Network::Kept(_)
+            | Network::AttachedAlready(_)
+            | Network::HostFenceOwned(_) => Self::Exists(text),
             Network::Name(_)
             | Network::LinkName(_)
             | Network::HostNamespace(_)
