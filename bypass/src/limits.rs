@@ -58,3 +58,7 @@ pub const NICE: i32 = -15;
 /// Old records that a start skips: more than any log holds (`log_buf_len` is 16 MiB at most by default), so that a flood
 /// that never pauses cannot keep the monitor from starting.
 pub const OLD_RECORDS_MAX: usize = 200_000;
+
+/// Nudges without an attempt found, from which on the looks they ask for gather too ([`ALERT_REST`]): in a flood whose lines
+/// the fence's limit suppresses nearly all looks find nothing. A line that comes all the same is seen that much later.
+pub const NUDGES_IN_VAIN_MAX: u32 = 8;

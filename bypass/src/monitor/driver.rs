@@ -17,7 +17,7 @@ use super::place;
 use super::sources::{Kmsg, Nflog, SourceId, Turn, monotonic_us};
 use super::{MonitorError, Settings, Sink};
 use crate::kmsg;
-use crate::limits::NFLOG_LAST_TURNS;
+use crate::limits::{NFLOG_LAST_TURNS, NUDGES_IN_VAIN_MAX};
 use crate::loss::Sequence;
 use crate::nflog;
 
@@ -41,6 +41,8 @@ pub(super) struct Driver<S> {
     alert: Alert,
     /// A nudge came while the alert rests. Those after it are not even sent: a flood does not wake this thread.
     held_nudge: bool,
+    /// Nudges since an attempt was found. Many mean a flood whose lines the fence's limit suppresses.
+    nudges_in_vain: u32,
     /// Who waits for the next time that all sources are empty.
     drains: Vec<SyncSender<()>>,
     tick: Duration,
@@ -89,6 +91,7 @@ impl<S: Sink> Driver<S> {
             nflog: Vec::new(),
             alert: Alert::new(settings.poll)?,
             held_nudge: false,
+            nudges_in_vain: 0,
             drains: Vec::new(),
             tick: settings.tick,
             next_tick: Box::pin(sleep_until(Instant::now() + settings.tick)),
@@ -136,6 +139,7 @@ impl<S: Sink> Driver<S> {
         *due = kmsg.turn(&mut self.sink, &self.counters)? == Turn::More;
         if self.counters.totals().attempts > before {
             // Where one attempt was there are more: let them gather.
+            self.nudges_in_vain = 0;
             self.alert.rest()
         } else if held {
             self.alert.raise()
@@ -156,7 +160,12 @@ impl<S: Sink> Driver<S> {
         match command {
             Command::Stop => self.stopping = true,
             Command::Nudge if self.alert.is_resting() => self.held_nudge = true,
+            Command::Nudge if self.nudges_in_vain == NUDGES_IN_VAIN_MAX => {
+                self.held_nudge = true;
+                self.alert.rest()?;
+            }
             Command::Nudge => {
+                self.nudges_in_vain += 1;
                 self.counters.nudge_arrived();
                 // NFLOG wakes its readers at once.
                 if let Some((_, due)) = &mut self.kmsg {
