@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Command::Policy(command) => sandbox::run_policy(command).into(),
         Command::Events(args) => events::run_events(&args).into(),
         Command::Denials(args) => events::run_denials(&args).into(),
-        Command::Doctor { json } => doctor::run(json).into(),
+        Command::Doctor { json, bypass_source } => doctor::run(json, bypass_source.into()).into(),
         Command::Demo { inside } => demo::run(inside).into(),
     }
 }

@@ -82,15 +82,10 @@ const CAPABILITIES: [(u8, &str, &str); 8] = [
     (7, "CAP_SETUID", "running workloads as other users"),
 ];
 
-/// Looks at everything `exec` needs.
-pub fn all() -> Vec<Finding> {
-    look(BypassSource::Kmsg)
-}
-
 fn look(source: BypassSource) -> Vec<Finding> {
     let mut findings = vec![privileges(source), io_uring()];
-    // Without privileges the rest would only repeat that they are missing.
-    if findings.iter().all(|finding| finding.ok) {
+    // Without privileges the rest would only repeat that they are missing; the one for the kernel log says nothing of it.
+    if privileges(BypassSource::Nflog).ok && findings.iter().skip(1).all(|finding| finding.ok) {
         findings.extend(sluice_netns::probe::all().into_iter().map(of_netns));
         // The ring and the log setting are among the findings already.
         let own = |probe: &sluice_bypass::probe::Probe| matches!(probe.name, "kmsg" | "nflog");
@@ -102,7 +97,7 @@ fn look(source: BypassSource) -> Vec<Finding> {
     findings
 }
 
-/// The same for who learns of direct attempts from `source`: what only the other one needs is not needed.
+/// Looks at everything that is needed by who learns of direct attempts from `source`: what only the other one needs is not.
 pub fn for_source(source: BypassSource) -> Vec<Finding> {
     let mut findings = look(source);
     for finding in &mut findings {
@@ -135,7 +130,12 @@ fn privileges(source: BypassSource) -> Finding {
         detail.push(',');
     }
     detail.pop();
-    Finding::missing("privileges", detail, "run as root (sudo sluice …), or give the unit these capabilities")
+    let remedy = if lacking.iter().all(|(bit, ..)| *bit == CAP_SYSLOG) {
+        "give the unit CAP_SYSLOG, or learn of direct attempts by netlink: `bypass_source: nflog`, `exec --bypass-source nflog`"
+    } else {
+        "run as root (sudo sluice …), or give the unit these capabilities"
+    };
+    Finding::missing("privileges", detail, remedy)
 }
 
 fn io_uring() -> Finding {

@@ -203,6 +203,29 @@ fn without_root_check_and_explain_work_and_doctor_says_what_is_missing() {
 }
 
 #[test]
+fn without_the_capability_for_the_kernel_log_doctor_says_that_nflog_is_usable() {
+    let scene = Scene::new();
+    let says = |args: &[&str]| {
+        run(
+            &scene,
+            &[&["setpriv", "--bounding-set", "-syslog", &sluice().display().to_string(), "doctor"], args]
+                .concat(),
+        )
+    };
+    let outcome = says(&[]).ended_with(69);
+    assert!(
+        outcome.text().contains("CAP_SYSLOG") && outcome.text().contains("bypass_source: nflog"),
+        "{outcome}"
+    );
+    let json = says(&["--json"]).ended_with(69);
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).expect("a list");
+    let nflog =
+        findings.iter().find(|finding| finding["name"] == "nflog").expect("it is looked at all the same");
+    assert_eq!(nflog["ok"], true, "{nflog}");
+    says(&["--bypass-source", "nflog"]).ended_with(0);
+}
+
+#[test]
 fn doctor_finds_everything_on_a_machine_where_exec_works() {
     let scene = Scene::new();
     let outcome = sluice_says(&scene, &["doctor"]).ended_with(0);

@@ -7,13 +7,14 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::cli::{exit, say};
 use crate::preflight::{self, Finding, Need};
 use crate::running;
+use crate::watch::BypassSource;
 
 /// Columns where there is no terminal to measure.
 const COLUMNS: u16 = 120;
 
 /// Prints the table, or JSON. Fine when nothing required is missing.
-pub fn run(json: bool) -> u8 {
-    let mut findings = preflight::all();
+pub fn run(json: bool, source: BypassSource) -> u8 {
+    let mut findings = preflight::for_source(source);
     findings.extend(running::findings());
     if json {
         match serde_json::to_string_pretty(&findings) {

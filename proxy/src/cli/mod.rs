@@ -80,6 +80,9 @@ pub enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// What is needed by who learns of direct attempts this way.
+        #[arg(long, value_enum, default_value_t = Source::Kmsg)]
+        bypass_source: Source,
     },
     /// A self-contained tour on this machine; needs no internet.
     Demo {
