@@ -179,6 +179,22 @@ fn an_origin_that_cannot_be_trusted_is_told_in_words_over_http_1_1() {
 }
 
 #[test]
+fn why_an_origin_cannot_be_trusted_is_told_of_a_client_without_http_1_1_too() {
+    let mut scene = Scene::new(ANY);
+    let authority = scene.authority();
+    let mut serving = tls::server(&tls::self_signed(HOST), BOTH);
+    Arc::get_mut(&mut serving).unwrap().alpn_protocols = vec![b"h2".to_vec()];
+    let origin = scene.origin.take().unwrap();
+    std::thread::spawn(move || tls::accept(&origin, &serving).is_err());
+    let mut asking = tls::client(&scene.proxy.authority(), BOTH);
+    asking.alpn_protocols = vec![b"h2".to_vec()];
+    assert!(tls::enter(&scene.proxy, &authority, HOST, &Arc::new(asking)).is_err());
+    let event = scene.proxy.event_about("connect.denied", scene.port);
+    assert_eq!(event["reason"], "certificate_self_signed", "{event}");
+    assert!(event["hint"].is_string(), "{event}");
+}
+
+#[test]
 fn an_operator_can_do_without() {
     let mut scene = Scene::with(ANY, |setup| setup, ", http2: off");
     let authority = scene.authority();

@@ -232,7 +232,11 @@ fn a_client_that_offers_http2_alone_is_refused_with_an_event() {
     let scene = Scene::new();
     let mut manners = tls::client(&scene.proxy.authority(), BOTH);
     manners.alpn_protocols = vec![b"h2".to_vec()];
-    let refused = tls::enter(&scene.proxy, scene.authority(), HOST, &Arc::new(manners)).err().unwrap();
+    let serving = tls::server(&scene.root.issue(&[HOST]), BOTH);
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| tls::accept(&scene.origin, &serving));
+        tls::enter(&scene.proxy, scene.authority(), HOST, &Arc::new(manners)).err().unwrap()
+    });
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
     assert_eq!(scene.proxy.event_about("tls.failed", scene.origin.port())["reason"], "tls_no_http11");
 }

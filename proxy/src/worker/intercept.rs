@@ -95,7 +95,13 @@ impl Session<Socket> {
         let leaf = self.core.leaves.get(interception, host, reservation, &self.core.measures).await;
         // What is spoken with the client is what the origin speaks.
         let offers_h2 = matches!(&hello, Hello::Read(ClientHello { offers_h2: true, .. }));
-        let mirrored = if offers_h2 { Box::pin(self.mirror(interception, destination)).await } else { None };
+        let (mirrored, unreached) = match offers_h2.then(|| Box::pin(self.mirror(interception, destination)))
+        {
+            Some(mirror) => {
+                mirror.await.map_or_else(|refusal| (None, Some(refusal)), |origin| (origin, None))
+            }
+            None => (None, None),
+        };
         let records = leaf.and_then(|leaf| {
             let config = interception.server(mirrored.is_some());
             Records::server(Arc::clone(config), leaf).map_err(|_| Reject::Internal)
@@ -107,7 +113,11 @@ impl Session<Socket> {
         self.watch.arm(self.core.limits.head_read, Aim::ClientRead);
         if let Err(error) = client.shake_hands(&early).await {
             self.core.measures.tls_clients.failed();
-            self.tell_broken_off(destination, granted, &broken_off(&error, self.watch.cause()));
+            match unreached.filter(|_| speaks_only_h2(&error)) {
+                // It was offered HTTP/1.1 for this alone, and has no other way to learn of it.
+                Some(refusal) => self.tell_refused_tunnel(destination, &refusal),
+                None => self.tell_broken_off(destination, granted, &broken_off(&error, self.watch.cause())),
+            }
             // An alert of ours must not be lost in a reset.
             return if matches!(error, HandshakeError::Tls(_)) { Next::Linger } else { Next::Close };
         }
@@ -154,11 +164,14 @@ impl Session<Socket> {
 
     /// Refuses the TLS of a tunnel before it has begun.
     fn refuse_hello(&self, destination: &Destination, reject: Reject) -> Next {
-        let refusal = Refusal::from(reject);
-        let hint = refusal.hint(self, Some(destination));
-        self.tell_refused(Some(destination), Some(Method::Connect), None, &refusal, hint.as_deref());
+        self.tell_refused_tunnel(destination, &Refusal::from(reject));
         let _ = self.client.try_write(&ALERT);
         Next::Linger
+    }
+
+    fn tell_refused_tunnel(&self, destination: &Destination, refusal: &Refusal) {
+        let hint = refusal.hint(self, Some(destination));
+        self.tell_refused(Some(destination), Some(Method::Connect), None, refusal, hint.as_deref());
     }
 }
 
@@ -188,6 +201,11 @@ impl BrokenOff {
         let detail = "the client closed at once behind the handshake, without a request".into();
         Self { reason: "client_left", detail, certificate: true }
     }
+}
+
+/// Whether the client would not have HTTP/1.1.
+fn speaks_only_h2(error: &HandshakeError) -> bool {
+    matches!(error, HandshakeError::Tls(rustls::Error::NoApplicationProtocol))
 }
 
 fn broken_off(error: &HandshakeError, cause: Option<Cause>) -> BrokenOff {

@@ -51,25 +51,25 @@ impl Without {
 }
 
 impl Session<Socket> {
-    /// A connection to the tunnel's origin that speaks HTTP/2; none where it does not, or could not be reached: what is
-    /// wrong then is told when a request has been allowed.
+    /// A connection to the tunnel's origin that speaks HTTP/2; none where it does not. Where it could not be reached, a
+    /// client that speaks HTTP/1.1 as well is told so when a request has been allowed.
     pub(in crate::worker) async fn mirror(
         &self,
         interception: &Arc<Interception>,
         destination: &Destination,
-    ) -> Option<Upstream<Tls<Socket>>> {
+    ) -> Result<Option<Upstream<Tls<Socket>>>, Refusal> {
         if !interception.speaks_http2() || self.core.without_h2.holds(interception, destination) {
-            return None;
+            return Ok(None);
         }
-        let upstream = self.reach_either(interception, destination).await.ok()?;
+        let upstream = self.reach_either(interception, destination).await?;
         // No request follows at once that the last message of the handshake could go with.
-        upstream.side.flush().await.ok()?;
+        upstream.side.flush().await.map_err(|_| Reject::OriginClosed)?;
         if upstream.side.speaks_h2() {
-            return Some(upstream);
+            return Ok(Some(upstream));
         }
         self.core.without_h2.learn(interception, destination);
         self.core.tls_upstreams.keep(&self.sandbox, destination, upstream);
-        None
+        Ok(None)
     }
 
     /// Connects to the origin, which may choose between HTTP/2 and HTTP/1.1.
