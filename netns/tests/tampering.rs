@@ -255,7 +255,7 @@ fn an_attached_sandbox_has_no_way_out_whatever_its_root_does() {
         let sandbox = Sandbox::attach(&scene.spec("box"), &target).expect("attach");
         host.load(&[guarded(&scene, 0, Admit::Nothing), guarded(&scene, 1, Admit::Nothing)]);
         let done = leads_nowhere(&host, act, "");
-        drop(sandbox);
+        sandbox.destroy().expect("destroy");
         within(&host.host, HostFence::remove).expect("remove");
         done
     });
