@@ -9,12 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{Flooded, Probed, now_ns};
 use crate::statistics::{Latency, latencies};
 
 /// How often the events file is looked at.
 const LOOK: Duration = Duration::from_micros(100);
+/// What its end may take before it is killed.
+const END_MAX: Duration = Duration::from_secs(5);
 /// What a run may take, its last events included.
 const RUN_MAX: Duration = Duration::from_secs(120);
 
@@ -154,7 +158,16 @@ fn run_ns(thread: &Path) -> Option<u64> {
 }
 
 impl Drop for Running {
+    /// Asked to end, it takes its sandbox away.
     fn drop(&mut self) {
+        let asked = i32::try_from(self.exec.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        let begun = Instant::now();
+        while matches!(asked, Ok(Ok(())))
+            && matches!(self.exec.try_wait(), Ok(None))
+            && begun.elapsed() < END_MAX
+        {
+            thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.exec.kill();
         let _ = self.exec.wait();
     }
