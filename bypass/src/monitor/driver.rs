@@ -120,13 +120,18 @@ impl<S: Sink> Driver<S> {
         let before = self.counters.totals().attempts;
         self.look_at_kmsg(before)?;
         let (sink, counters) = (&mut self.sink, &self.counters);
+        let behind_kmsg = counters.totals().attempts;
         self.nflog.retain_mut(|(nflog, due)| {
             // One namespace's trouble is not the others'.
             let turn = if *due { nflog.turn(sink, counters) } else { Ok(Turn::Empty) };
             *due = matches!(turn, Ok(Turn::More));
             turn.map_err(|error| fail(nflog.id, &error, sink, counters)).is_ok()
         });
-        self.news |= self.counters.totals().attempts > before;
+        let attempts = counters.totals().attempts;
+        self.news |= attempts > before;
+        if attempts > behind_kmsg {
+            self.alert.rest()?;
+        }
         Ok(())
     }
 
@@ -244,14 +249,14 @@ impl<S: Sink> Driver<S> {
             *due = kmsg.poll_woken(context)?;
             called |= *due;
         }
-        for (nflog, due) in &mut self.nflog {
+        // While attempts gather, a socket is not listened to: it wakes for each of them.
+        let listening = if self.alert.is_resting() { 0 } else { self.nflog.len() };
+        for (nflog, due) in self.nflog.iter_mut().take(listening) {
             *due = nflog.poll_woken(context)?;
             called |= *due;
         }
         if self.alert.poll_look(context)? {
-            if let Some((_, due)) = &mut self.kmsg {
-                *due = true;
-            }
+            self.all_due();
             called = true;
         }
         match self.inbox.poll_recv(context) {
