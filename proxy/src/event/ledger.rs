@@ -65,7 +65,7 @@ pub struct Line {
     pub pid: u32,
     /// What to do about it.
     pub hint: Option<Box<str>>,
-    /// Paths of requests, the first [`PATHS_MAX`] of them (of a command, [`PATHS_OF_COMMAND_MAX`]); empty for everything
+    /// Paths of requests, the first `PATHS_MAX` of them (of a command, `PATHS_OF_COMMAND_MAX`); empty for everything
     /// else.
     pub paths: BTreeSet<Box<str>>,
     /// Of a direct attempt: whether the policy would have allowed it through the proxy, if that is known.
