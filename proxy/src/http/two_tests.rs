@@ -127,3 +127,38 @@ fn trailers_pass_but_for_what_frames_the_message_or_belongs_into_its_head() {
     let many: Vec<_> = (0..=TRAILER_FIELDS_MAX).map(|_| ("x", "y")).collect();
     assert_eq!(pass(&many).err(), Some(Fault::TrailerTooLarge));
 }
+
+proptest::proptest! {
+    /// Whatever the library lets through: the text is one head and nothing behind it, or it is refused; and what is judged is
+    /// what goes on.
+    #[test]
+    fn any_request_is_one_head_and_means_the_same(
+        method in "[A-Z!#$%&'*+.^_`|~a-z0-9-]{1,12}",
+        authority in "[a-z]{1,8}([.][a-z]{1,8}){0,2}(:[0-9]{1,4})?|[a-zA-Z0-9.:@%\\[\\]-]{1,24}",
+        path in "/[!-~]{0,16}|/[ -~\u{80}-\u{ff}]{0,40}",
+        fields in proptest::collection::vec(
+            ("(host|te|content-length|expect)|(cookie|trailer|via)|x-[a-z]{1,6}|x-[a-z]{1,6}", "[\t -~\u{80}-\u{ff}]{0,24}"), 0..8),
+        ends in proptest::bool::ANY,
+    ) {
+        let uri = Uri::builder().scheme("https").authority(authority).path_and_query(path).build();
+        let Ok(uri) = uri else { return Ok(()) };
+        let Ok(method) = Method::from_bytes(method.as_bytes()) else { return Ok(()) };
+        let mut request = Request::builder().method(method.clone()).uri(uri.clone());
+        for (name, value) in &fields {
+            request = request.header(name, value.as_str());
+        }
+        let Ok(request) = request.body(()) else { return Ok(()) };
+        let mut text = Vec::new();
+        let fits = write_request(&mut text, &request.into_parts().0, ends);
+        let Ok(head) = RequestReader::new(HeadLimits::default()).read(&text) else { return Ok(()) };
+        let head = head.expect("a whole head");
+        proptest::prop_assert_eq!(head.len, text.len());
+        proptest::prop_assert_eq!(head.method_name(&text), method.as_str().as_bytes());
+        if let (Ok(()), Some(back)) = (fits, read_request(&head, &text)) {
+            proptest::prop_assert_eq!(back.method(), &method);
+            proptest::prop_assert_eq!(back.uri().path_and_query(), uri.path_and_query());
+            let (there, here) = (back.uri().authority().unwrap().as_str(), uri.authority().unwrap().as_str());
+            proptest::prop_assert!(there.eq_ignore_ascii_case(here), "{} {}", there, here);
+        }
+    }
+}
