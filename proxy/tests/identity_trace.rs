@@ -160,7 +160,9 @@ fn a_sandbox_known_by_its_address_has_its_clients_named_in_whatever_namespace_th
     let (world, trace) = (World::new(), trace());
     let listener = world.listen("127.0.0.1:0");
     let client = world.start(&world.binary("agent"), "connect", listener.local_addr().unwrap(), None);
-    let query = accept(&listener).query(Need::Proof);
+    // Held: the client ends with its connection.
+    let accepted = accept(&listener);
+    let query = accepted.query(Need::Proof);
     let external = || Setup { trace: Some(Arc::clone(&trace)), ..setup(None) };
     assert_eq!(proven(&known(&Resolver::open(external()).unwrap(), &query)).pid, client.pid());
     // But not in another sandbox's.

@@ -72,7 +72,9 @@ fn a_set_user_id_program_gives_nothing() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("id");
-    std::fs::copy("/usr/bin/id", &program).unwrap();
+    // By another process: a descriptor of ours that writes to it could be inherited by what another test starts (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg("/usr/bin/id").arg(&program).status();
+    assert!(copied.unwrap().success());
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755)).unwrap();
     let mut wanted = command(&[program.to_str().unwrap(), "-u"]);
     wanted.user = Some(User::new(1234, 1234));

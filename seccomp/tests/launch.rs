@@ -187,7 +187,9 @@ fn a_program_whose_file_demands_capabilities_runs_without_them() {
     let before = root_mount();
     // Debian's ping. A bounding set without them makes the kernel refuse to execute such a file.
     let program = tempfile::NamedTempFile::with_suffix("-cat").unwrap().into_temp_path();
-    std::fs::copy("/bin/cat", &program).unwrap();
+    // By another process: a descriptor of ours that writes to it could be inherited by what another test starts (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg("-p").arg("/bin/cat").arg(&program).status();
+    assert!(copied.unwrap().success());
     let given =
         std::process::Command::new("setcap").arg("cap_net_raw,cap_net_admin=ep").arg(&program).status();
     assert!(given.unwrap().success(), "setcap, of libcap2-bin");

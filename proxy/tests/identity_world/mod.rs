@@ -74,10 +74,12 @@ impl World {
         listener
     }
 
-    /// A binary of its own: a copy of this one.
+    /// A binary of its own: a copy of this one, made by another process: a descriptor of ours that writes to it could be
+    /// inherited by what another test starts just then, and a file that is written to is not executed (ETXTBSY).
     pub(crate) fn binary(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
-        fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&path).status();
+        assert!(copied.unwrap().success());
         path
     }
 
