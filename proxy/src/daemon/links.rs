@@ -38,11 +38,13 @@ struct Loaded {
     rounds: u32,
     /// The table is ours for as long as it guards anything.
     owner: Option<HostFenceOwner>,
+    /// Why loading it again failed, as it was said last: the same is said once.
+    failure: Option<String>,
 }
 
 impl Default for Loaded {
     fn default() -> Self {
-        Self { links: Some(BTreeMap::new()), rounds: 0, owner: None }
+        Self { links: Some(BTreeMap::new()), rounds: 0, owner: None, failure: None }
     }
 }
 
@@ -141,6 +143,7 @@ impl Daemon {
             fence.load()?;
         }
         loaded.links = Some(known);
+        loaded.failure = None;
         Ok(())
     }
 
@@ -187,7 +190,12 @@ impl Daemon {
         match self.load_host_fence() {
             Ok(()) => tracing::debug!("the host fence was loaded again"),
             Err(error) => {
-                tracing::error!(%error, "the host fence cannot be loaded; this is tried again every few seconds");
+                let failure = Some(error.to_string());
+                let mut loaded = self.links.loaded();
+                if loaded.failure != failure {
+                    tracing::error!(%error, "the host fence cannot be loaded; this is tried again every few seconds");
+                    loaded.failure = failure;
+                }
             }
         }
     }
