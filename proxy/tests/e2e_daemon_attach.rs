@@ -87,16 +87,22 @@ fn an_attached_namespace_is_looked_into_by_the_files_that_attach_names() {
     assert!(scene.inside(|| std::fs::metadata(bundle)).is_err(), "the files outlive the sandbox");
 }
 
+/// A daemon that is attached to the container as `box`, its link fenced.
+fn attached<'a>(scene: &'a Scene, container: &Container) -> Daemon<'a> {
+    // Also makes the two ends know each other: what asks for an address is no violation, and takes seconds once it has failed.
+    assert!(container.reaches_the_host(), "the stand-in is broken");
+    let daemon = Daemon::start(scene, "");
+    let attach = ["sandbox", "attach", "box", "--pid", &container.pid(), "--link", &container.link];
+    daemon.ask(&attach).ended_with(0);
+    daemon
+}
+
 #[test]
 fn root_inside_that_flushes_the_rules_still_meets_the_fence_on_the_host() {
     let _alone = alone_with_the_host_fence();
     let scene = Scene::new();
     let container = Container::start();
-    // Also makes the two ends know each other: what asks for an address is no violation.
-    assert!(container.reaches_the_host(), "the stand-in is broken");
-    let daemon = Daemon::start(&scene, "");
-    let attach = ["sandbox", "attach", "box", "--pid", &container.pid(), "--link", &container.link];
-    daemon.ask(&attach).ended_with(0);
+    let daemon = attached(&scene, &container);
     assert!(!container.reaches_the_host());
     let dropped =
         || daemon.ask_json(&["sandbox", "show", "box"])["host_fence"]["dropped"].as_u64().unwrap_or(0);
@@ -201,11 +207,7 @@ fn a_host_fence_that_somebody_took_away_comes_back_and_is_told() {
     let _alone = alone_with_the_host_fence();
     let scene = Scene::new();
     let container = Container::start();
-    // Also makes the two ends know each other, which takes seconds once it has failed.
-    assert!(container.reaches_the_host(), "the stand-in is broken");
-    let daemon = Daemon::start(&scene, "");
-    let attach = ["sandbox", "attach", "box", "--pid", &container.pid(), "--link", &container.link];
-    daemon.ask(&attach).ended_with(0);
+    let daemon = attached(&scene, &container);
     let state = || daemon.ask_json(&["sandbox", "show", "box"])["host_fence"].clone();
     assert_eq!(state()["state"], "up");
     let told = |count: usize| {
